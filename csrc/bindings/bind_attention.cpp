@@ -1,0 +1,117 @@
+#include <optional>
+
+#include "bindings/ndarray.h"
+#include "convbasis/attention.h"
+
+namespace convbasis::bindings {
+namespace {
+
+using Heads = std::optional<py::array_t<index_t, py::array::c_style>>;
+/// starts, num_bases, kernels, num_columns
+using BasisTuple = std::tuple<py::array, py::array, py::array, index_t>;
+
+std::span<const index_t> listed(const Heads& heads) {
+  if (!heads) return {};
+  return {heads->data(), static_cast<std::size_t>(heads->size())};
+}
+
+template <class T>
+BasisView<T> basis_view(const BasisTuple& basis) {
+  const auto& [starts, num_bases, kernels, num_columns] = basis;
+  return {input<index_t, 3>(starts, "starts"), input<index_t, 2>(num_bases, "num_bases"),
+          input<T, 4>(kernels, "kernels"), num_columns};
+}
+
+void exact(const py::array& query, const py::array& key, const py::array& value, py::array& out,
+           py::object lse, double scale, bool is_causal, const Heads& heads, int num_threads) {
+  if (heads && heads->size() == 0) return;
+  dispatch(query, "query", [&]<class T>(T) {
+    const auto q = input<T, 4>(query, "query"), k = input<T, 4>(key, "key");
+    const auto v = input<T, 4>(value, "value");
+    const auto y = output<T, 4>(out, "out");
+    const auto l = optional_output<T, 3>(lse, "lse");
+    run(num_threads, [&](const Exec& exec) {
+      exact_attention<T>(q, k, v, y, l, {scale, is_causal}, listed(heads), exec);
+    });
+  });
+}
+
+void rows(const py::array& query, const py::array& key, const py::array& value,
+          const py::array& listed_rows, py::array& out, py::object lse, double scale,
+          bool is_causal, int num_threads) {
+  dispatch(query, "query", [&]<class T>(T) {
+    const auto q = input<T, 4>(query, "query"), k = input<T, 4>(key, "key");
+    const auto v = input<T, 4>(value, "value");
+    const auto r = input<index_t, 3>(listed_rows, "rows");
+    const auto y = output<T, 4>(out, "out");
+    const auto l = optional_output<T, 3>(lse, "lse");
+    run(num_threads, [&](const Exec& exec) {
+      attention_rows<T>(q, k, v, r, y, l, {scale, is_causal}, exec);
+    });
+  });
+}
+
+py::dict to_dict(const ForwardReport& report, py::ssize_t batch, py::ssize_t heads) {
+  const StageSeconds& s = report.seconds;
+  py::dict seconds;
+  seconds["exp"] = s.exp;
+  seconds["transform"] = s.transform;
+  seconds["products"] = s.products;
+  seconds["inverse"] = s.inverse;
+  seconds["diagonal"] = s.diagonal;
+  seconds["normalize"] = s.normalize;
+  seconds["rows"] = s.rows;
+  py::dict result;
+  result["rows_exact"] = py::array_t<index_t>({batch, heads}, report.rows_exact.data());
+  result["rounding_bound"] = py::array_t<double>({batch, heads}, report.rounding_bound.data());
+  result["seconds"] = seconds;
+  result["block_lengths"] = py::cast(report.block_lengths);
+  return result;
+}
+
+py::dict conv(const BasisTuple& lower, const std::optional<BasisTuple>& upper,
+              const py::array& value, py::array& out, py::object lse, const Heads& heads,
+              int num_threads) {
+  return dispatch(value, "value", [&]<class T>(T) {
+    const BasisView<T> low = basis_view<T>(lower);
+    const BasisView<T> high = upper ? basis_view<T>(*upper) : BasisView<T>{};
+    const auto v = input<T, 4>(value, "value");
+    const auto y = output<T, 4>(out, "out");
+    const auto l = optional_output<T, 3>(lse, "lse");
+    ForwardReport report;
+    if (heads && heads->size() == 0) {
+      const auto count = static_cast<std::size_t>(low.num_bases.size());
+      report.rows_exact.assign(count, 0);
+      report.rounding_bound.assign(count, 0.0);
+    } else {
+      report = run(num_threads, [&](const Exec& exec) {
+        return conv_attention<T>(low, upper ? &high : nullptr, v, y, l, listed(heads), exec);
+      });
+    }
+    return to_dict(report, low.num_bases.shape[0], low.num_bases.shape[1]);
+  });
+}
+
+bool finite(const py::array& array, int num_threads) {
+  return dispatch(array, "array", [&]<class T>(T) {
+    const auto view = input<T, 4>(array, "array");
+    return run(num_threads, [&](const Exec& exec) { return all_finite<T>(view, exec); });
+  });
+}
+
+}  // namespace
+
+void register_attention(py::module_& module) {
+  using py::arg;
+  module.def("exact_attention", &exact, arg("query"), arg("key"), arg("value"), arg("out"),
+             arg("lse").none(true), arg("scale"), arg("is_causal"), arg("heads").none(true),
+             arg("num_threads"));
+  module.def("attention_rows", &rows, arg("query"), arg("key"), arg("value"), arg("rows"),
+             arg("out"), arg("lse").none(true), arg("scale"), arg("is_causal"),
+             arg("num_threads"));
+  module.def("conv_attention", &conv, arg("lower"), arg("upper").none(true), arg("value"),
+             arg("out"), arg("lse").none(true), arg("heads").none(true), arg("num_threads"));
+  module.def("all_finite", &finite, arg("array"), arg("num_threads"));
+}
+
+}  // namespace convbasis::bindings

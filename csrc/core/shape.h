@@ -1,0 +1,79 @@
+#pragma once
+
+#include <span>
+#include <string>
+
+#include "convbasis/error.h"
+#include "convbasis/types.h"
+
+namespace convbasis {
+
+/// "(2, 4, 128, 64)"
+template <std::size_t N>
+[[nodiscard]] std::string to_string(const std::array<index_t, N>& shape) {
+  std::string text = "(";
+  for (std::size_t axis = 0; axis < N; ++axis)
+    text += (axis > 0 ? ", " : "") + std::to_string(shape[axis]);
+  return text + ")";
+}
+
+/// Throws InvalidArgument in the form "[function] argument has shape ...; expected ...".
+template <std::size_t N>
+void require_shape(const char* function, const char* argument, const std::array<index_t, N>& got,
+                   const std::array<index_t, N>& expected, const char* why) {
+  if (got == expected) return;
+  throw InvalidArgument("[" + std::string(function) + "] " + argument + " has shape " +
+                        to_string(got) + "; expected " + to_string(expected) + " " + why);
+}
+
+inline void require(bool rule, const char* function, const std::string& message) {
+  if (!rule) throw InvalidArgument("[" + std::string(function) + "] " + message);
+}
+
+/// heads is a multiple of kv_heads.
+inline void require_groups(const char* function, index_t heads, index_t kv_heads) {
+  require(kv_heads > 0 ? heads % kv_heads == 0 : heads == 0, function,
+          "key has " + std::to_string(kv_heads) + " heads; expected a divisor of the " +
+              std::to_string(heads) + " query heads");
+}
+
+/// The matrix of one head: (rows, columns).
+template <class T>
+[[nodiscard]] View<T, 2> head_view(const View<T, 4>& array, index_t batch, index_t head) {
+  return {array.data + batch * array.strides[0] + head * array.strides[1],
+          {array.shape[2], array.shape[3]},
+          {array.strides[2], array.strides[3]}};
+}
+
+/// Flat head number to (batch, head), and to the key head that it shares.
+struct HeadIndex {
+  index_t batch, head, kv_head;
+};
+[[nodiscard]] inline HeadIndex head_index(index_t flat, index_t heads, index_t kv_heads) {
+  const index_t head = flat % heads;
+  return {flat / heads, head, head / (heads / kv_heads)};
+}
+
+/// The listed flat heads, or all of them when none is listed.
+class HeadList {
+ public:
+  HeadList(const char* function, std::span<const index_t> listed, index_t total)
+      : listed_(listed), total_(total) {
+    for (index_t flat : listed)
+      require(flat >= 0 && flat < total, function,
+              "heads holds " + std::to_string(flat) + "; expected 0 <= head < " +
+                  std::to_string(total));
+  }
+  [[nodiscard]] index_t size() const {
+    return listed_.empty() ? total_ : static_cast<index_t>(listed_.size());
+  }
+  [[nodiscard]] index_t operator[](index_t i) const {
+    return listed_.empty() ? i : listed_[static_cast<std::size_t>(i)];
+  }
+
+ private:
+  std::span<const index_t> listed_;
+  index_t total_;
+};
+
+}  // namespace convbasis

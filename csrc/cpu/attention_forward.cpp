@@ -1,0 +1,253 @@
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "convbasis/attention.h"
+#include "core/heads.h"
+#include "core/shape.h"
+#include "cpu/rows.h"
+#include "cpu/tiles.h"
+
+namespace convbasis {
+namespace {
+
+/// Largest estimated relative rounding error of a row, from the FFT blocks, that is let through.
+template <class T>
+constexpr double kRoundingBudget = sizeof(T) == 4 ? 2e-5 : 1e-12;
+
+/// One triangle of the attention matrix of one head: logits and, after exp, weights.
+template <class T>
+struct Half {
+  StripMatrix<T> logits;
+  StripWeights<T> weights;
+  Schedule schedule;
+  Buffer<T> numerator;
+  Buffer<double> row_sums;
+  std::vector<double> rounding;
+};
+
+template <class T>
+void run_half(Half<T>& half, Rows<const T> value, index_t channels, const Exec& exec,
+              StageSeconds& seconds) {
+  const StripMatrix<T>& weights = half.weights.matrix;
+  const StripLayout& layout = weights.layout;
+  half.schedule = choose_schedule(layout, channels);
+  half.numerator = Buffer<T>(layout.rows * channels);
+  multiply_strips(weights, half.schedule, false, value,
+                  Rows<T>{half.numerator.data(), channels}, channels, exec, seconds);
+  StageTimer timer(seconds.normalize);
+  half.row_sums = Buffer<double>(layout.rows);
+  sum_rows(weights, exec, half.row_sums.data());
+  half.rounding = rounding_of_blocks(weights, half.schedule, value, channels);
+}
+
+/// One head: both halves, the division, and the rows that rounding spoiled.
+template <class T>
+class HeadForward {
+ public:
+  HeadForward(const StripMatrix<T>& lower, const StripMatrix<T>* upper,
+              const View<const T, 2>& value, const Exec& exec)
+      : value_(value), exec_(exec), rows_(lower.layout.rows), value_dim_(value.shape[1]),
+        channels_(round_up(value.shape[1], kernels<T>().lanes)),
+        value_rows_(as_rows(value, channels_, value_copy_)) {
+    halves_.resize(upper != nullptr ? 2 : 1);
+    halves_[0].logits = lower;
+    if (upper != nullptr) halves_[1].logits = *upper;
+  }
+
+  void run(const View<T, 2>& out, const View<T, 1>& lse) {
+    if (rows_ == 0) return;
+    {
+      StageTimer timer(seconds.exp);
+      shift_ = largest_logit(halves_[0].logits, false);
+      if (halves_.size() > 1) shift_ = std::max(shift_, largest_logit(halves_[1].logits, true));
+      if (!std::isfinite(shift_)) shift_ = T(0);  // no key at all
+      for (std::size_t i = 0; i < halves_.size(); ++i)
+        halves_[i].weights = exponentiate(halves_[i].logits, shift_, i > 0, exec_);
+    }
+    run_half(halves_[0], value_rows_, channels_, exec_, seconds);
+    if (halves_.size() > 1) {
+      const Rows<const T> reversed{value_rows_.row(rows_ - 1), -value_rows_.stride};
+      run_half(halves_[1], reversed, channels_, exec_, seconds);
+    }
+    std::vector<index_t> spoiled;
+    {
+      StageTimer timer(seconds.normalize);
+      spoiled = divide(out, lse);
+    }
+    StageTimer timer(seconds.rows);
+    sum_directly(spoiled, out, lse);
+    rows_exact = static_cast<index_t>(spoiled.size());
+  }
+
+  [[nodiscard]] const Schedule& schedule() const { return halves_[0].schedule; }
+
+  StageSeconds seconds;
+  index_t rows_exact = 0;
+  double rounding_bound = 0;
+
+ private:
+  /// Relative error that rounding may have left in row i, from the estimate of its block.
+  [[nodiscard]] double relative_rounding(index_t i, double sum, const T* mean) const {
+    double variance = 0;
+    for (std::size_t half = 0; half < halves_.size(); ++half) {
+      const index_t row = half == 0 ? i : rows_ - 1 - i;
+      const index_t block = row / halves_[half].schedule.diagonal;
+      const double rms = halves_[half].rounding[static_cast<std::size_t>(block)];
+      variance += rms * rms;
+    }
+    // Weights that underflow are lost to the sum: at most one smallest normal number a key.
+    const double lost = static_cast<double>(rows_) *
+                        static_cast<double>(std::numeric_limits<T>::min()) / sum;
+    if (variance == 0) return lost;
+    const double size = std::sqrt(kernels<T>().sum_of_squares(mean, channels_) /
+                                  static_cast<double>(channels_));
+    return lost + std::sqrt(variance) / sum / size;
+  }
+
+  std::vector<index_t> divide(const View<T, 2>& out, const View<T, 1>& lse) {
+    constexpr index_t kRowsPerTask = 256;
+    const index_t tasks = ceil_div(rows_, kRowsPerTask);
+    std::vector<std::vector<index_t>> spoiled(static_cast<std::size_t>(tasks));
+    std::vector<double> worst(static_cast<std::size_t>(tasks), 0.0);
+    parallel_for(exec_, tasks, [&](index_t task, int) {
+      const auto t = static_cast<std::size_t>(task);
+      const index_t last = std::min((task + 1) * kRowsPerTask, rows_);
+      for (index_t i = task * kRowsPerTask; i < last; ++i) {
+        T* mean = halves_[0].numerator.data() + i * channels_;
+        double sum = halves_[0].row_sums[i];
+        if (halves_.size() > 1) {
+          const T* other = halves_[1].numerator.data() + (rows_ - 1 - i) * channels_;
+          for (index_t c = 0; c < channels_; ++c) mean[c] += other[c];
+          sum += halves_[1].row_sums[rows_ - 1 - i];
+        }
+        const bool sees_keys = value_.shape[0] > 0;
+        if (sees_keys) {
+          if (sum > 0) kernels<T>().scale(mean, static_cast<T>(1 / sum), channels_);
+          const double error = sum > 0 ? relative_rounding(i, sum, mean)
+                                       : std::numeric_limits<double>::infinity();
+          if (!(error <= kRoundingBudget<T>)) {
+            spoiled[t].push_back(i);
+            continue;
+          }
+          worst[t] = std::max(worst[t], error);
+        }
+        for (index_t c = 0; c < value_dim_; ++c) out(i, c) = sees_keys ? mean[c] : T(0);
+        if (lse.data != nullptr)
+          lse(i) = sees_keys ? static_cast<T>(std::log(sum) + static_cast<double>(shift_))
+                             : -std::numeric_limits<T>::infinity();
+      }
+    });
+    std::vector<index_t> all;
+    for (const auto& rows : spoiled) all.insert(all.end(), rows.begin(), rows.end());
+    rounding_bound = *std::max_element(worst.begin(), worst.end());
+    return all;
+  }
+
+  /// The same weights summed row by row with a softmax of their own: O(n d) a row.
+  void sum_directly(const std::vector<index_t>& spoiled, const View<T, 2>& out,
+                    const View<T, 1>& lse) {
+    const index_t count = static_cast<index_t>(spoiled.size());
+    const bool is_causal = halves_.size() == 1;
+    const index_t tiles = ceil_div(count, kQueryTile);
+    parallel_for(exec_, tiles, [&](index_t tile, int) {
+      const index_t first = tile * kQueryTile;
+      const auto rows = std::span<const index_t>(spoiled).subspan(
+          static_cast<std::size_t>(first),
+          static_cast<std::size_t>(std::min(kQueryTile, count - first)));
+      StripScores<T> scores(halves_[0].logits, is_causal ? nullptr : &halves_[1].logits);
+      OnlineSoftmax<T> softmax(channels_);
+      Buffer<T> result(kQueryTile * channels_);
+      double row_lse[kQueryTile];
+      softmax.attend(scores, value_rows_, value_.shape[0], is_causal, rows,
+                     {result.data(), channels_}, row_lse);
+      for (std::size_t r = 0; r < rows.size(); ++r) {
+        const T* mean = result.data() + static_cast<index_t>(r) * channels_;
+        for (index_t c = 0; c < value_dim_; ++c) out(rows[r], c) = mean[c];
+        if (lse.data != nullptr) lse(rows[r]) = static_cast<T>(row_lse[r]);
+      }
+    });
+  }
+
+  View<const T, 2> value_;
+  Exec exec_;
+  index_t rows_, value_dim_, channels_;
+  Buffer<T> value_copy_;
+  Rows<const T> value_rows_;
+  T shift_ = 0;
+  std::vector<Half<T>> halves_;
+};
+
+void add(StageSeconds& total, const StageSeconds& part) {
+  total.exp += part.exp;
+  total.transform += part.transform;
+  total.products += part.products;
+  total.inverse += part.inverse;
+  total.diagonal += part.diagonal;
+  total.normalize += part.normalize;
+  total.rows += part.rows;
+}
+
+}  // namespace
+
+template <class T>
+ForwardReport conv_attention(const BasisView<T>& lower, const BasisView<T>* upper,
+                             View<const T, 4> value, View<T, 4> out, View<T, 3> lse,
+                             std::span<const index_t> heads, const Exec& exec) {
+  constexpr const char* kName = "conv_attention";
+  require_basis(kName, lower);
+  const auto [batch, query_heads, k, n] = lower.kernels.shape;
+  const index_t columns = lower.num_columns, kv_heads = value.shape[1], dim = value.shape[3];
+  if (upper != nullptr) {
+    require_basis(kName, *upper);
+    require_shape(kName, "upper.kernels", upper->kernels.shape,
+                  {batch, query_heads, upper->kernels.shape[2], n}, "to match lower.kernels");
+    require(columns == n && upper->num_columns == n, kName,
+            "num_columns is " + std::to_string(columns) + " and " +
+                std::to_string(upper->num_columns) + "; expected n = " + std::to_string(n) +
+                " of both without a causal mask");
+  }
+  require_groups(kName, query_heads, kv_heads);
+  require_shape(kName, "value", value.shape, {batch, kv_heads, columns, dim}, "to match the basis");
+  require_shape(kName, "out", out.shape, {batch, query_heads, n, dim}, "to match basis and value");
+  if (lse.data != nullptr)
+    require_shape(kName, "lse", lse.shape, {batch, query_heads, n}, "to match the basis");
+  const HeadList list(kName, heads, batch * query_heads);
+
+  ForwardReport report;
+  report.rows_exact.assign(static_cast<std::size_t>(batch * query_heads), 0);
+  report.rounding_bound.assign(static_cast<std::size_t>(batch * query_heads), 0.0);
+  if (batch * query_heads * n == 0) return report;
+  std::vector<StageSeconds> seconds(static_cast<std::size_t>(list.size()));
+  for_each_head(exec, list.size(), [&](index_t i, const Exec& inside) {
+    const index_t flat = list[i];
+    const auto [b, h, g] = head_index(flat, query_heads, kv_heads);
+    const StripMatrix<T> lower_half = head_strips(lower, b, h);
+    StripMatrix<T> upper_half;
+    if (upper != nullptr) upper_half = head_strips(*upper, b, h);
+    HeadForward<T> head(lower_half, upper != nullptr ? &upper_half : nullptr,
+                        head_view(value, b, g), inside);
+    View<T, 1> lse_row;
+    if (lse.data != nullptr) lse_row = {&lse(b, h, 0), {n}, {lse.strides[2]}};
+    head.run(head_view(out, b, h), lse_row);
+    report.rows_exact[static_cast<std::size_t>(flat)] = head.rows_exact;
+    report.rounding_bound[static_cast<std::size_t>(flat)] = head.rounding_bound;
+    seconds[static_cast<std::size_t>(i)] = head.seconds;
+    if (i == 0) {
+      for (const Level& level : head.schedule().levels) report.block_lengths.push_back(level.block);
+      if (head.schedule().levels.empty()) report.block_lengths.push_back(head.schedule().diagonal);
+    }
+  });
+  for (const StageSeconds& part : seconds) add(report.seconds, part);
+  return report;
+}
+
+#define CONVBASIS_INSTANTIATE(T)                                                                   \
+  template ForwardReport conv_attention(const BasisView<T>&, const BasisView<T>*,                  \
+                                        View<const T, 4>, View<T, 4>, View<T, 3>,                  \
+                                        std::span<const index_t>, const Exec&);
+CONVBASIS_INSTANTIATE(float)
+CONVBASIS_INSTANTIATE(double)
+#undef CONVBASIS_INSTANTIATE
+
+}  // namespace convbasis

@@ -1,0 +1,27 @@
+#pragma once
+
+#include "convbasis/types.h"
+
+namespace convbasis::blas {
+
+/// Row-major matrix, elements of a row contiguous.
+template <class T>
+struct Matrix {
+  T* data;
+  index_t stride;
+};
+
+/// C (m x n) = alpha * A (m x k) B (k x n) + beta * C. Runs on the calling thread alone.
+template <class T>
+void multiply(index_t m, index_t n, index_t k, T alpha, Matrix<const T> a, Matrix<const T> b, T beta,
+              Matrix<T> c);
+
+/// C (m x n) = alpha * A (m x k) B^T, B (n x k).
+template <class T>
+void multiply_transposed(index_t m, index_t n, index_t k, T alpha, Matrix<const T> a,
+                         Matrix<const T> b, Matrix<T> c);
+
+/// Name and version, as far as the library tells.
+[[nodiscard]] const char* description();
+
+}  // namespace convbasis::blas

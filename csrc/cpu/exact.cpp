@@ -1,0 +1,222 @@
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "convbasis/attention.h"
+#include "core/heads.h"
+#include "core/shape.h"
+#include "cpu/blas.h"
+#include "cpu/rows.h"
+#include "cpu/tiles.h"
+
+namespace convbasis {
+
+template <class T>
+OnlineSoftmax<T>::OnlineSoftmax(index_t channels)
+    : channels_(channels), scores_(kQueryTile * kKeyTile), row_max_(kQueryTile),
+      row_sum_(kQueryTile) {}
+
+/// Turns one row of scores into weights relative to the largest score so far; what was summed
+/// before is rescaled when that grows. Keys a row does not see get weight 0.
+template <class T>
+void OnlineSoftmax<T>::absorb(index_t row, index_t visible, index_t width, T* out) {
+  const Kernels<T>& simd = kernels<T>();
+  T* scores = scores_.data() + row * kKeyTile;
+  std::fill(scores + visible, scores + width, T(0));
+  if (visible == 0) return;
+  const T top = simd.max_value(scores, visible);
+  if (top > row_max_[row]) {
+    const T shrink = std::exp(row_max_[row] - top);  // exp(-inf) = 0 at the first tile
+    simd.scale(out, shrink, channels_);
+    row_sum_[row] *= static_cast<double>(shrink);
+    row_max_[row] = top;
+  }
+  row_sum_[row] += simd.exp_sum(scores, row_max_[row], visible);
+}
+
+template <class T>
+void OnlineSoftmax<T>::attend(ScoreTiles<T>& source, Rows<const T> value, index_t keys,
+                              bool is_causal, std::span<const index_t> rows, Rows<T> out,
+                              double* lse) {
+  const Kernels<T>& simd = kernels<T>();
+  const index_t count = static_cast<index_t>(rows.size());
+  index_t reach = 0;
+  for (index_t r = 0; r < count; ++r) {
+    std::fill_n(out.row(r), channels_, T(0));
+    row_max_[r] = -std::numeric_limits<T>::infinity();
+    row_sum_[r] = 0;
+    reach = std::max(reach, visible_keys(rows[static_cast<std::size_t>(r)], keys, is_causal));
+  }
+  source.select(rows);
+  for (index_t first = 0; first < reach; first += kKeyTile) {
+    const index_t width = std::min(kKeyTile, reach - first);
+    source.fill(first, first + width, scores_.data(), kKeyTile);
+    for (index_t r = 0; r < count; ++r) {
+      const index_t seen = visible_keys(rows[static_cast<std::size_t>(r)], keys, is_causal) - first;
+      absorb(r, std::clamp<index_t>(seen, 0, width), width, out.row(r));
+    }
+    blas::multiply<T>(count, channels_, width, T(1), {scores_.data(), kKeyTile},
+                      {value.row(first), value.stride}, T(1), {out.data, out.stride});
+  }
+  for (index_t r = 0; r < count; ++r) {
+    const double sum = row_sum_[r];
+    if (sum > 0) simd.scale(out.row(r), static_cast<T>(1 / sum), channels_);
+    if (lse != nullptr)
+      lse[r] = sum > 0 ? static_cast<double>(row_max_[r]) + std::log(sum)
+                       : -std::numeric_limits<double>::infinity();
+  }
+}
+
+namespace {
+
+template <class T>
+double scale_of(const AttentionOptions& options, const View<const T, 4>& query) {
+  return options.scale.value_or(1 / std::sqrt(static_cast<double>(query.shape[3])));
+}
+
+template <class T>
+void require_attention(const char* name, const View<const T, 4>& query, const View<const T, 4>& key,
+                       const View<const T, 4>& value) {
+  require(query.shape[3] > 0, name, "query has head_dim 0; expected at least 1");
+  const index_t batch = query.shape[0], kv_heads = key.shape[1];
+  require_groups(name, query.shape[1], kv_heads);
+  require_shape(name, "key", key.shape, {batch, kv_heads, key.shape[2], query.shape[3]},
+                "to match query");
+  require_shape(name, "value", value.shape, {batch, kv_heads, key.shape[2], value.shape[3]},
+                "to match key");
+}
+
+/// Key and value of one head where BLAS can read them.
+template <class T>
+struct KeyValue {
+  KeyValue(const View<const T, 2>& k, const View<const T, 2>& v)
+      : key(as_blas_rows(k, key_copy)), value(as_blas_rows(v, value_copy)) {}
+  Buffer<T> key_copy, value_copy;
+  Rows<const T> key, value;
+};
+
+/// Rows `listed` of one head in tiles; tile t writes rows [t * kQueryTile, ...) of out and lse.
+template <class T>
+void attend_head(const View<const T, 2>& query, const View<const T, 2>& key,
+                 const View<const T, 2>& value, double scale, bool is_causal,
+                 std::span<const index_t> listed, const View<T, 2>& out, const View<T, 1>& lse,
+                 const Exec& exec) {
+  const KeyValue<T> source(key, value);
+  const index_t count = static_cast<index_t>(listed.size()), channels = value.shape[1];
+  const index_t tiles = ceil_div(count, kQueryTile);
+  parallel_for(exec, tiles, [&](index_t item, int) {
+    const index_t first = (tiles - 1 - item) * kQueryTile;  // the longest rows first
+    const auto rows = listed.subspan(static_cast<std::size_t>(first),
+                                     static_cast<std::size_t>(std::min(kQueryTile, count - first)));
+    DotScores<T> scores(query, source.key, query.shape[1], scale);
+    OnlineSoftmax<T> softmax(channels);
+    Buffer<T> result(kQueryTile * channels);
+    double row_lse[kQueryTile];
+    softmax.attend(scores, source.value, key.shape[0], is_causal, rows, {result.data(), channels},
+                   row_lse);
+    for (index_t r = 0; r < static_cast<index_t>(rows.size()); ++r) {
+      for (index_t c = 0; c < channels; ++c) out(first + r, c) = result[r * channels + c];
+      if (lse.data != nullptr) lse(first + r) = static_cast<T>(row_lse[r]);
+    }
+  });
+}
+
+template <class T>
+View<T, 1> head_view(const View<T, 3>& array, index_t batch, index_t head) {
+  if (array.data == nullptr) return {};
+  return {array.data + batch * array.strides[0] + head * array.strides[1],
+          {array.shape[2]},
+          {array.strides[2]}};
+}
+
+}  // namespace
+
+template <class T>
+void exact_attention(View<const T, 4> query, View<const T, 4> key, View<const T, 4> value,
+                     View<T, 4> out, View<T, 3> lse, const AttentionOptions& options,
+                     std::span<const index_t> heads, const Exec& exec) {
+  constexpr const char* kName = "exact_attention";
+  require_attention(kName, query, key, value);
+  const auto [batch, query_heads, n, head_dim] = query.shape;
+  require_shape(kName, "out", out.shape, {batch, query_heads, n, value.shape[3]},
+                "to match query and value");
+  if (lse.data != nullptr)
+    require_shape(kName, "lse", lse.shape, {batch, query_heads, n}, "to match query");
+  const HeadList list(kName, heads, batch * query_heads);
+  if (batch * query_heads * n == 0) return;
+
+  std::vector<index_t> rows(static_cast<std::size_t>(n));
+  std::iota(rows.begin(), rows.end(), index_t{0});
+  for_each_head(exec, list.size(), [&](index_t i, const Exec& inside) {
+    const auto [b, h, g] = head_index(list[i], query_heads, key.shape[1]);
+    attend_head<T>(head_view(query, b, h), head_view(key, b, g), head_view(value, b, g),
+                   scale_of(options, query), options.is_causal, rows, head_view(out, b, h),
+                   head_view(lse, b, h), inside);
+  });
+}
+
+template <class T>
+void attention_rows(View<const T, 4> query, View<const T, 4> key, View<const T, 4> value,
+                    View<const index_t, 3> rows, View<T, 4> out, View<T, 3> lse,
+                    const AttentionOptions& options, const Exec& exec) {
+  constexpr const char* kName = "attention_rows";
+  require_attention(kName, query, key, value);
+  const auto [batch, heads, n, head_dim] = query.shape;
+  const index_t count = rows.shape[2];
+  require_shape(kName, "rows", rows.shape, {batch, heads, count}, "to match query");
+  require_shape(kName, "out", out.shape, {batch, heads, count, value.shape[3]},
+                "to match rows and value");
+  if (lse.data != nullptr)
+    require_shape(kName, "lse", lse.shape, {batch, heads, count}, "to match rows");
+  for_each_head(exec, batch * heads, [&](index_t flat, const Exec& inside) {
+    const auto [b, h, g] = head_index(flat, heads, key.shape[1]);
+    std::vector<index_t> listed(static_cast<std::size_t>(count));
+    for (index_t r = 0; r < count; ++r) {
+      const index_t row = listed[static_cast<std::size_t>(r)] = rows(b, h, r);
+      require(row >= 0 && row < n, kName,
+              "rows holds " + std::to_string(row) + "; expected 0 <= row < " + std::to_string(n));
+    }
+    attend_head<T>(head_view(query, b, h), head_view(key, b, g), head_view(value, b, g),
+                   scale_of(options, query), options.is_causal, listed, head_view(out, b, h),
+                   head_view(lse, b, h), inside);
+  });
+}
+
+template <class T>
+bool all_finite(View<const T, 4> array, const Exec& exec) {
+  if (array.empty()) return true;
+  const auto [batch, heads, n, channels] = array.shape;
+  constexpr index_t kRowsPerTask = 1024;
+  const index_t per_head = ceil_div(n, kRowsPerTask);
+  std::vector<char> finite(static_cast<std::size_t>(batch * heads * per_head), 1);
+  parallel_for(exec, batch * heads * per_head, [&](index_t task, int) {
+    const View<const T, 2> head =
+        convbasis::head_view(array, task / per_head / heads, task / per_head % heads);
+    const index_t first = task % per_head * kRowsPerTask, last = std::min(first + kRowsPerTask, n);
+    bool good = true;
+    if (head.strides[1] == 1 && head.strides[0] == channels) {
+      good = kernels<T>().all_finite(&head(first, 0), (last - first) * channels);
+    } else {
+      for (index_t i = first; i < last; ++i)
+        for (index_t c = 0; c < channels; ++c) good = good && std::isfinite(head(i, c));
+    }
+    finite[static_cast<std::size_t>(task)] = good ? 1 : 0;
+  });
+  return std::find(finite.begin(), finite.end(), 0) == finite.end();
+}
+
+#define CONVBASIS_INSTANTIATE(T)                                                                 \
+  template class OnlineSoftmax<T>;                                                               \
+  template void exact_attention(View<const T, 4>, View<const T, 4>, View<const T, 4>,            \
+                                View<T, 4>, View<T, 3>, const AttentionOptions&,                 \
+                                std::span<const index_t>, const Exec&);                          \
+  template void attention_rows(View<const T, 4>, View<const T, 4>, View<const T, 4>,             \
+                               View<const index_t, 3>, View<T, 4>, View<T, 3>,                   \
+                               const AttentionOptions&, const Exec&);                            \
+  template bool all_finite(View<const T, 4>, const Exec&);
+CONVBASIS_INSTANTIATE(float)
+CONVBASIS_INSTANTIATE(double)
+#undef CONVBASIS_INSTANTIATE
+
+}  // namespace convbasis

@@ -1,0 +1,318 @@
+// Included by one kernels_<build>.cpp for each instruction set, which defines CONVBASIS_SIMD_BUILD,
+// CONVBASIS_SIMD_ARCH (an xsimd architecture) and CONVBASIS_SIMD_REGISTERS. All that is here has
+// internal linkage or is a template of that architecture, so builds cannot be mixed up at link time.
+
+#include <xsimd/xsimd.hpp>
+
+#include "cpu/simd/fft_impl.h"
+#include "cpu/simd/kernels.h"
+
+namespace convbasis {
+namespace {
+
+using Arch = CONVBASIS_SIMD_ARCH;
+template <class T>
+using Vec = xsimd::batch<T, Arch>;
+template <class T>
+constexpr index_t kLanes = static_cast<index_t>(Vec<T>::size);
+
+template <class T>
+Vec<T> load(const T* p) {
+  return Vec<T>::load_unaligned(p);
+}
+template <class T>
+void store(T* p, const Vec<T>& v) {
+  v.store_unaligned(p);
+}
+/// The first `count` lanes from memory, the others `fill`.
+template <class T>
+Vec<T> load_partial(const T* p, index_t count, T fill) {
+  alignas(64) T lanes[kLanes<T>];
+  for (index_t i = 0; i < kLanes<T>; ++i) lanes[i] = i < count ? p[i] : fill;
+  return Vec<T>::load_aligned(lanes);
+}
+template <class T>
+void store_partial(T* p, const Vec<T>& v, index_t count) {
+  alignas(64) T lanes[kLanes<T>];
+  v.store_aligned(lanes);
+  for (index_t i = 0; i < count; ++i) p[i] = lanes[i];
+}
+
+// --- vectors -----------------------------------------------------------------------------------
+
+template <class T>
+void exp_shifted(const T* x, T shift, T* y, index_t n) {
+  const Vec<T> s(shift);
+  index_t i = 0;
+  for (; i + kLanes<T> <= n; i += kLanes<T>) store(y + i, xsimd::exp(load(x + i) - s));
+  if (i < n) store_partial(y + i, xsimd::exp(load_partial(x + i, n - i, shift) - s), n - i);
+}
+
+template <class T>
+double exp_sum(T* x, T shift, index_t n) {
+  const Vec<T> s(shift);
+  Vec<T> sum(T(0)), more(T(0));
+  index_t i = 0;
+  for (; i + 2 * kLanes<T> <= n; i += 2 * kLanes<T>) {
+    const Vec<T> a = xsimd::exp(load(x + i) - s), b = xsimd::exp(load(x + i + kLanes<T>) - s);
+    store(x + i, a);
+    store(x + i + kLanes<T>, b);
+    sum += a;
+    more += b;
+  }
+  double rest = 0;
+  for (; i < n; i += kLanes<T>) {
+    const index_t count = n - i < kLanes<T> ? n - i : kLanes<T>;
+    store_partial(x + i, xsimd::exp(load_partial(x + i, count, shift) - s), count);
+    for (index_t l = 0; l < count; ++l) rest += static_cast<double>(x[i + l]);
+  }
+  return rest + static_cast<double>(xsimd::reduce_add(sum + more));
+}
+
+template <class T>
+T max_value(const T* x, index_t n) {
+  if (n < kLanes<T>) return xsimd::reduce_max(load_partial(x, n, x[0]));
+  Vec<T> best = load(x + n - kLanes<T>);
+  for (index_t i = 0; i + kLanes<T> <= n; i += kLanes<T>) best = xsimd::max(best, load(x + i));
+  return xsimd::reduce_max(best);
+}
+
+template <class T>
+T max_distance(const T* x, const T* y, index_t n) {
+  Vec<T> best(T(0));
+  index_t i = 0;
+  for (; i + kLanes<T> <= n; i += kLanes<T>)
+    best = xsimd::max(best, xsimd::abs(load(x + i) - load(y + i)));
+  if (i < n) {
+    const index_t count = n - i;
+    const Vec<T> rest = load_partial(x + i, count, T(0)) - load_partial(y + i, count, T(0));
+    best = xsimd::max(best, xsimd::abs(rest));
+  }
+  return xsimd::reduce_max(best);
+}
+
+template <class T, class F>
+double sum_over(index_t n, F vector_at, T) {
+  // Runs of 64 vectors are summed in T, the runs in double.
+  double total = 0;
+  for (index_t i = 0; i < n;) {
+    Vec<T> sum(T(0));
+    for (index_t run = 0; run < 64 && i < n; ++run, i += kLanes<T>) {
+      sum += vector_at(i, n - i < kLanes<T> ? n - i : kLanes<T>);
+    }
+    total += static_cast<double>(xsimd::reduce_add(sum));
+  }
+  return total;
+}
+
+template <class T>
+Vec<T> load_upto(const T* p, index_t count) {
+  return count == kLanes<T> ? load(p) : load_partial(p, count, T(0));
+}
+
+template <class T>
+double sum_of_squares(const T* x, index_t n) {
+  return sum_over(n, [x](index_t i, index_t count) {
+    const Vec<T> v = load_upto(x + i, count);
+    return v * v;
+  }, T());
+}
+
+template <class T>
+double l1_distance(const T* x, const T* y, index_t n) {
+  return sum_over(n, [x, y](index_t i, index_t count) {
+    return xsimd::abs(load_upto(x + i, count) - load_upto(y + i, count));
+  }, T());
+}
+
+template <class T>
+bool all_finite(const T* x, index_t n) {
+  // 0 * x is 0 for finite x and NaN otherwise; NaN stays in a sum.
+  Vec<T> sum(T(0));
+  const Vec<T> zero(T(0));
+  index_t i = 0;
+  for (; i + kLanes<T> <= n; i += kLanes<T>) sum += zero * load(x + i);
+  if (i < n) sum += zero * load_partial(x + i, n - i, T(0));
+  return xsimd::reduce_add(sum) == T(0);
+}
+
+template <class T>
+void scale(T* y, T factor, index_t n) {
+  index_t i = 0;
+  for (; i + kLanes<T> <= n; i += kLanes<T>) store(y + i, load(y + i) * Vec<T>(factor));
+  for (; i < n; ++i) y[i] *= factor;
+}
+
+// --- dot products along a band ---------------------------------------------------------------------
+
+/// Lane l of the result is the sum of v[l]. (xsimd 14.1's haddp permutes the lanes of 16 floats.)
+template <class T>
+Vec<T> sum_each(Vec<T> (&v)[kLanes<T>]) {
+  xsimd::transpose(v, v + kLanes<T>);
+  for (index_t step = 1; step < kLanes<T>; step *= 2)
+    for (index_t l = 0; l + step < kLanes<T>; l += 2 * step) v[l] += v[l + step];
+  return v[0];
+}
+
+template <class T>
+void band_dots(Rows<const T> x, Rows<const T> y, index_t first, index_t last, index_t window,
+               index_t channels, T factor, T* heads) {
+  // `lanes` dot products at a time: their vectors are summed across lanes together.
+  for (index_t j = first; j < last; ++j, heads += window) {
+    for (index_t t = 0; t < window; t += kLanes<T>) {
+      const index_t count = window - t < kLanes<T> ? window - t : kLanes<T>;
+      Vec<T> sums[kLanes<T>];
+      for (index_t l = 0; l < kLanes<T>; ++l) {
+        sums[l] = Vec<T>(T(0));
+        if (l >= count) continue;
+        const T* row = x.row(j + t + l);
+        for (index_t c = 0; c < channels; c += kLanes<T>)
+          sums[l] = xsimd::fma(load(row + c), load(y.row(j) + c), sums[l]);
+      }
+      const Vec<T> dots = sum_each<T>(sums) * Vec<T>(factor);
+      if (count == kLanes<T>) {
+        store(heads + t, dots);
+      } else {
+        store_partial(heads + t, dots, count);
+      }
+    }
+  }
+}
+
+// --- sums of weighted rows -----------------------------------------------------------------------
+// R outputs times C vectors of channels are kept in registers while s runs.
+
+template <class T, int R, int C>
+void weighted_tile(const T* w, index_t step_out, index_t step_in, Rows<const T> x, index_t first,
+                   index_t last, Rows<T> y, index_t channel) {
+  Vec<T> sum[R][C];
+  for (int o = 0; o < R; ++o)
+    for (int c = 0; c < C; ++c) sum[o][c] = load(y.row(o) + channel + c * kLanes<T>);
+  for (index_t s = first; s < last; ++s) {
+    const T* row = x.row(s) + channel;
+    const T* weight = w + s * step_in;
+    Vec<T> value[C];
+    for (int c = 0; c < C; ++c) value[c] = load(row + c * kLanes<T>);
+    for (int o = 0; o < R; ++o) {
+      const Vec<T> factor(weight[o * step_out]);
+      for (int c = 0; c < C; ++c) sum[o][c] = xsimd::fma(factor, value[c], sum[o][c]);
+    }
+  }
+  for (int o = 0; o < R; ++o)
+    for (int c = 0; c < C; ++c) store(y.row(o) + channel + c * kLanes<T>, sum[o][c]);
+}
+
+template <class T, int R>
+void weighted_channels(const T* w, index_t step_out, index_t step_in, Rows<const T> x,
+                       index_t first, index_t last, Rows<T> y, index_t channels) {
+  constexpr int kVectors = CONVBASIS_SIMD_REGISTERS >= 32 ? 4 : 2;
+  index_t c = 0;
+  for (; c + kVectors * kLanes<T> <= channels; c += kVectors * kLanes<T>)
+    weighted_tile<T, R, kVectors>(w, step_out, step_in, x, first, last, y, c);
+  for (; c < channels; c += kLanes<T>)
+    weighted_tile<T, R, 1>(w, step_out, step_in, x, first, last, y, c);
+}
+
+template <class T>
+void weighted_rows(const T* w, index_t step_out, index_t step_in, index_t outputs, Rows<const T> x,
+                   index_t first, index_t last, Rows<T> y, index_t channels) {
+  if (first >= last) return;
+  index_t o = 0;
+  for (; o + 6 <= outputs; o += 6)
+    weighted_channels<T, 6>(w + o * step_out, step_out, step_in, x, first, last,
+                            {y.row(o), y.stride}, channels);
+  for (; o + 2 <= outputs; o += 2)
+    weighted_channels<T, 2>(w + o * step_out, step_out, step_in, x, first, last,
+                            {y.row(o), y.stride}, channels);
+  for (; o < outputs; ++o)
+    weighted_channels<T, 1>(w + o * step_out, step_out, step_in, x, first, last,
+                            {y.row(o), y.stride}, channels);
+}
+
+// --- products of one frequency ---------------------------------------------------------------------
+
+template <class T, bool Conjugate, int R, int C>
+void multiply_tile(const FrequencyProduct<T>& p, index_t out, index_t in_first, index_t in_last,
+                   index_t channel) {
+  Vec<T> re[R][C], im[R][C];
+  for (int o = 0; o < R; ++o) {
+    for (int c = 0; c < C; ++c) {
+      re[o][c] = load(p.out_re.row(out + o) + channel + c * kLanes<T>);
+      im[o][c] = load(p.out_im.row(out + o) + channel + c * kLanes<T>);
+    }
+  }
+  for (index_t s = in_first; s < in_last; ++s) {
+    Vec<T> xr[C], xi[C];
+    for (int c = 0; c < C; ++c) {
+      xr[c] = load(p.in_re.row(s) + channel + c * kLanes<T>);
+      xi[c] = load(p.in_im.row(s) + channel + c * kLanes<T>);
+    }
+    for (int o = 0; o < R; ++o) {
+      const index_t at = Conjugate ? p.offset[out + o] + s : p.offset[s] + out + o;
+      const Vec<T> wr(p.weight_re[at]), wi(p.weight_im[at]);
+      for (int c = 0; c < C; ++c) {
+        re[o][c] = xsimd::fma(wr, xr[c], re[o][c]);
+        im[o][c] = xsimd::fma(wr, xi[c], im[o][c]);
+        if constexpr (Conjugate) {
+          re[o][c] = xsimd::fma(wi, xi[c], re[o][c]);
+          im[o][c] = xsimd::fnma(wi, xr[c], im[o][c]);
+        } else {
+          re[o][c] = xsimd::fnma(wi, xi[c], re[o][c]);
+          im[o][c] = xsimd::fma(wi, xr[c], im[o][c]);
+        }
+      }
+    }
+  }
+  for (int o = 0; o < R; ++o) {
+    for (int c = 0; c < C; ++c) {
+      store(p.out_re.row(out + o) + channel + c * kLanes<T>, re[o][c]);
+      store(p.out_im.row(out + o) + channel + c * kLanes<T>, im[o][c]);
+    }
+  }
+}
+
+template <class T, bool Conjugate, int R>
+void multiply_channels(const FrequencyProduct<T>& p, index_t out, index_t in_first,
+                       index_t in_last) {
+  index_t c = 0;
+  for (; c + 2 * kLanes<T> <= p.channels; c += 2 * kLanes<T>)
+    multiply_tile<T, Conjugate, R, 2>(p, out, in_first, in_last, c);
+  for (; c < p.channels; c += kLanes<T>)
+    multiply_tile<T, Conjugate, R, 1>(p, out, in_first, in_last, c);
+}
+
+template <class T, bool Conjugate>
+void multiply(const FrequencyProduct<T>& p, index_t out_first, index_t out_last, index_t in_first,
+              index_t in_last) {
+  if (in_first >= in_last) return;
+  constexpr int kOutputs = CONVBASIS_SIMD_REGISTERS >= 32 ? 4 : 2;
+  index_t o = out_first;
+  for (; o + kOutputs <= out_last; o += kOutputs)
+    multiply_channels<T, Conjugate, kOutputs>(p, o, in_first, in_last);
+  for (; o < out_last; ++o) multiply_channels<T, Conjugate, 1>(p, o, in_first, in_last);
+}
+
+template <class T>
+constexpr Kernels<T> kTable{
+    CONVBASIS_SIMD_BUILD,
+    static_cast<int>(kLanes<T>),
+    exp_shifted<T>,
+    exp_sum<T>,
+    max_value<T>,
+    max_distance<T>,
+    sum_of_squares<T>,
+    l1_distance<T>,
+    all_finite<T>,
+    scale<T>,
+    band_dots<T>,
+    weighted_rows<T>,
+    VectorFft<T, Vec<T>>::make,
+    VectorFft<T, Vec<T>>::forward_rows,
+    VectorFft<T, Vec<T>>::inverse_rows,
+    VectorFft<T, Vec<T>>::forward_windows,
+    multiply<T, false>,
+    multiply<T, true>,
+};
+
+}  // namespace
+}  // namespace convbasis

@@ -1,0 +1,67 @@
+#include "cpu/strips.h"
+
+#include <chrono>
+
+#include "core/shape.h"
+
+namespace convbasis {
+namespace {
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+}  // namespace
+
+StageTimer::StageTimer(double& total) : total_(total), begin_(now()) {}
+StageTimer::~StageTimer() { total_ += now() - begin_; }
+
+template <class T>
+StripMatrix<T> head_strips(const BasisView<T>& basis, index_t batch, index_t head) {
+  StripMatrix<T> matrix;
+  matrix.layout.rows = basis.kernels.shape[3];
+  matrix.layout.columns = basis.num_columns;
+  for (index_t r = 0; r < basis.num_bases(batch, head); ++r) {
+    const index_t start = basis.starts(batch, head, r);
+    if (start >= basis.num_columns) break;
+    matrix.layout.starts.push_back(start);
+  }
+  const T* first = basis.kernels.data;
+  if (!basis.kernels.empty()) first = &basis.kernels(batch, head, 0, 0);
+  matrix.kernels = {first, basis.kernels.strides[2]};
+  return matrix;
+}
+
+template <class T>
+void require_basis(const char* function, const BasisView<T>& basis) {
+  const auto [batch, heads, k, n] = basis.kernels.shape;
+  require_shape(function, "starts", basis.starts.shape, {batch, heads, k}, "to match kernels");
+  require_shape(function, "num_bases", basis.num_bases.shape, {batch, heads}, "to match kernels");
+  require(n <= 1 || basis.kernels.empty() || basis.kernels.strides[3] == 1, function,
+          "kernels has stride " + std::to_string(basis.kernels.strides[3]) +
+              " along lags; expected a contiguous last axis");
+  require(basis.num_columns >= 0 && basis.num_columns <= n, function,
+          "num_columns is " + std::to_string(basis.num_columns) + "; expected 0 to " +
+              std::to_string(n));
+  for (index_t b = 0; b < batch; ++b) {
+    for (index_t h = 0; h < heads; ++h) {
+      const index_t count = basis.num_bases(b, h);
+      require(count >= 0 && count <= k, function,
+              "num_bases holds " + std::to_string(count) + "; expected 0 to " + std::to_string(k));
+      for (index_t r = 0; r < count; ++r) {
+        const index_t start = basis.starts(b, h, r);
+        const index_t least = r > 0 ? basis.starts(b, h, r - 1) + 1 : 0;
+        require(start >= least && start < n, function,
+                "starts holds " + std::to_string(start) + " at strip " + std::to_string(r) +
+                    "; expected increasing starts below " + std::to_string(n));
+      }
+    }
+  }
+}
+
+template StripMatrix<float> head_strips(const BasisView<float>&, index_t, index_t);
+template StripMatrix<double> head_strips(const BasisView<double>&, index_t, index_t);
+template void require_basis(const char*, const BasisView<float>&);
+template void require_basis(const char*, const BasisView<double>&);
+
+}  // namespace convbasis

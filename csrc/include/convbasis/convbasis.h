@@ -1,0 +1,13 @@
+#pragma once
+
+/// Attention in almost linear time by convolution bases. See types.h for the conventions.
+#include "convbasis/attention.h"
+#include "convbasis/basis.h"
+#include "convbasis/device.h"
+#include "convbasis/error.h"
+#include "convbasis/options.h"
+#include "convbasis/recover.h"
+#include "convbasis/report.h"
+#include "convbasis/toeplitz.h"
+#include "convbasis/types.h"
+#include "convbasis/version.h"

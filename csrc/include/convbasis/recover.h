@@ -1,0 +1,52 @@
+#pragma once
+
+#include "convbasis/basis.h"
+#include "convbasis/options.h"
+
+namespace convbasis {
+
+/// Where strips begin, before their kernels are formed.
+struct StripStarts {
+  index_t batch = 0, heads = 0, max_bases = 0;
+  std::vector<index_t> starts;     ///< (batch, heads, max_bases), padded with n
+  std::vector<index_t> num_bases;  ///< (batch, heads)
+  std::vector<char> complete;      ///< (batch, heads); false: a later column differs from its strip
+};
+
+/// Finds where the strips of scale * Q K^T on and below the diagonal begin.
+///
+/// query (batch, heads, n, d), key (batch, kv_heads, m, d) with m <= n; keys past the last query
+/// row are not looked at. Strips shorter than the window are not looked for. When num_bases is at
+/// least the number of candidate columns, every column is a strip of its own, which is exact
+/// attention. Cost: scan O(n T d), bisect O(k log n T d) a head, memory O(n T).
+/// Throws InvalidArgument when a shape or an option is wrong.
+template <class T>
+[[nodiscard]] StripStarts recover_starts(View<const T, 4> query, View<const T, 4> key, double scale,
+                                         const RecoverOptions& options, const Exec& exec = {});
+
+/// Fills kernels (batch, heads, k, n) from the columns of scale * Q K^T at the given starts;
+/// entries past the last row are set to zero. O(k n d) a head as matrix products.
+template <class T>
+void recover_kernels(View<const T, 4> query, View<const T, 4> key, View<const index_t, 3> starts,
+                     View<const index_t, 2> num_bases, double scale, View<T, 4> kernels,
+                     const Exec& exec = {});
+
+/// recover_starts, then recover_kernels. The logits of the result differ from the given ones by at
+/// most 2 epsilon when these are epsilon-close to a (T, delta)-non-degenerate k-conv basis.
+template <class T>
+[[nodiscard]] ConvBasis<T> recover_basis(View<const T, 4> query, View<const T, 4> key, double scale,
+                                         const RecoverOptions& options = {}, const Exec& exec = {});
+
+/// Largest |scale * q_i . k_j - basis(i, j)| per head over the causal entries of the listed query
+/// rows, (batch, heads, rows); an empty view means every row, which makes it a true bound at a
+/// cost of O(n^2 d). deviation is (batch, heads).
+template <class T>
+void logit_deviation(View<const T, 4> query, View<const T, 4> key, double scale,
+                     const BasisView<T>& basis, View<const index_t, 3> rows,
+                     View<double, 2> deviation, const Exec& exec = {});
+
+/// Number of bases from which exact attention of this size is expected to be cheaper, but at least
+/// min(seq, 64).
+[[nodiscard]] index_t break_even(index_t seq, index_t head_dim, index_t value_dim);
+
+}  // namespace convbasis

@@ -1,0 +1,55 @@
+"""Conv-basis attention: fast attention through convolution bases of the logits, with known error.
+
+Start with `conv_attention`; `exact_attention` is the same without any approximation. Conventions
+of every function:
+
+- Arrays are NumPy arrays of shape ``(..., seq, dim)`` with any number of leading dimensions,
+  usually ``(batch, heads, seq, dim)``, and any strides.
+- ``is_causal`` is top-left aligned: query i sees keys 0..i.
+- float32 and float64 are computed in their own type; float16 and bfloat16 in float32, and cast
+  back. Other types, mixed types, wrong shapes and NaN or infinity raise, before anything is
+  written. An argument that cannot be honoured raises; none is ignored.
+- ``num_threads=None`` means all cores this process may use. The environment is not read, and
+  results do not depend on the number.
+
+Source of the method: Liang, Liu, Shi, Song, Xu, Yin et al., *Conv-Basis: A New Paradigm for
+Efficient Attention Inference and Gradient Computation in Transformers*, arXiv 2405.05219.
+"""
+
+try:
+    from . import _core
+except ImportError as error:
+    raise ImportError(
+        f"[convbasis] the compiled part, convbasis._core, cannot be loaded ({error}); expected an "
+        "installed package: run 'pip install .' in the source tree; got "
+        f"the package at {__path__[0]!r}"
+    ) from error
+
+from . import problems, reference
+from .attention import conv_attention, exact_attention
+from .basis import ConvBasis
+from .decompose import decompose
+from .device import build_info, cuda_available
+from .recover import RecoverOptions, recover_basis
+from .report import Report, ToleranceMissed
+from .toeplitz import conv_matmul, toeplitz_matmul
+
+__version__: str = _core.build_info()["version"]
+
+__all__ = [
+    "ConvBasis",
+    "RecoverOptions",
+    "Report",
+    "ToleranceMissed",
+    "__version__",
+    "build_info",
+    "conv_attention",
+    "conv_matmul",
+    "cuda_available",
+    "decompose",
+    "exact_attention",
+    "problems",
+    "recover_basis",
+    "reference",
+    "toeplitz_matmul",
+]

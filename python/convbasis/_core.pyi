@@ -1,0 +1,105 @@
+"""Types of the compiled core. Arrays of one call share one dtype, float32 or float64.
+
+Shapes: query (b, h, n_q, d), key (b, g, n_kv, d), value (b, g, n_kv, d_v), out (b, h, n_q, d_v),
+lse (b, h, n_q), starts (b, h, k) int64 padded with n, num_bases (b, h) int64, kernels (b, h, k, n)
+C-contiguous, rows (b, h, m) int64, heads: flat numbers ``b * H + h`` to compute, None for all.
+"""
+
+from typing import Any, TypeAlias, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+_Floats: TypeAlias = NDArray[Any]
+_Ints: TypeAlias = NDArray[np.int64]
+_Strips: TypeAlias = tuple[_Ints, _Ints, _Floats, int]
+
+class _Forward(TypedDict):
+    rows_exact: _Ints
+    rounding_bound: NDArray[np.float64]
+    seconds: dict[str, float]
+    block_lengths: list[int]
+
+def exact_attention(
+    query: _Floats,
+    key: _Floats,
+    value: _Floats,
+    out: _Floats,
+    lse: _Floats | None,
+    scale: float,
+    is_causal: bool,
+    heads: _Ints | None,
+    num_threads: int,
+) -> None: ...
+def attention_rows(
+    query: _Floats,
+    key: _Floats,
+    value: _Floats,
+    rows: _Ints,
+    out: _Floats,
+    lse: _Floats | None,
+    scale: float,
+    is_causal: bool,
+    num_threads: int,
+) -> None: ...
+def conv_attention(
+    lower: _Strips,
+    upper: _Strips | None,
+    value: _Floats,
+    out: _Floats,
+    lse: _Floats | None,
+    heads: _Ints | None,
+    num_threads: int,
+) -> _Forward: ...
+def all_finite(array: _Floats, num_threads: int) -> bool: ...
+def recover_starts(
+    query: _Floats,
+    key: _Floats,
+    scale: float,
+    num_bases: int | None,
+    window: int,
+    delta: float,
+    epsilon: float,
+    bisect: bool,
+    num_threads: int,
+) -> tuple[_Ints, _Ints, NDArray[np.bool_]]: ...
+def recover_kernels(
+    query: _Floats,
+    key: _Floats,
+    starts: _Ints,
+    num_bases: _Ints,
+    kernels: _Floats,
+    scale: float,
+    num_threads: int,
+) -> None: ...
+def logit_deviation(
+    query: _Floats,
+    key: _Floats,
+    starts: _Ints,
+    num_bases: _Ints,
+    kernels: _Floats,
+    num_columns: int,
+    rows: _Ints | None,
+    scale: float,
+    num_threads: int,
+) -> NDArray[np.float64]: ...
+def conv_matmul(
+    starts: _Ints,
+    num_bases: _Ints,
+    kernels: _Floats,
+    num_columns: int,
+    x: _Floats,
+    out: _Floats,
+    transpose: bool,
+    num_threads: int,
+) -> None: ...
+def row_sums(
+    starts: _Ints,
+    num_bases: _Ints,
+    kernels: _Floats,
+    num_columns: int,
+    out: _Floats,
+    num_threads: int,
+) -> None: ...
+def break_even(n: int, head_dim: int, value_dim: int) -> int: ...
+def build_info() -> dict[str, Any]: ...

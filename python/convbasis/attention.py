@@ -1,0 +1,270 @@
+"""conv_attention and exact_attention: softmax attention with known error, and without any."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from . import _core, _layout, _validate
+from ._judge import account, deviation, judge, tolerance_missed
+from ._plan import Plan, given_basis, plan_given, plan_recovered
+from .basis import ConvBasis
+from .recover import RecoverOptions, recover_options
+from .report import Report, Stopwatch
+
+
+def conv_attention(
+    query: np.ndarray, key: np.ndarray, value: np.ndarray, attn_mask: None = None,
+    dropout_p: float = 0.0, is_causal: bool = False, *, scale: float | None = None,
+    enable_gqa: bool = False, basis: ConvBasis | tuple[ConvBasis, ConvBasis] | None = None,
+    options: RecoverOptions | None = None, tol: float | None = None, on_miss: str = "exact",
+    check_finite: bool = True, out: np.ndarray | None = None, return_lse: bool = False,
+    return_report: bool = False, certify: bool = False, num_threads: int | None = None,
+) -> Any:
+    """Softmax attention through a conv basis of the logits, ``D^-1 exp(H~) V``.
+
+    The basis is recovered from a few columns of the logits, or given. Heads that do not pay, and
+    with `tol` heads that are not accurate enough, are computed exactly.
+
+    Parameters
+    ----------
+    query : ndarray, shape (..., n, d)
+        float32, float64, float16 or bfloat16 (through ml_dtypes); the last two are computed in
+        float32. Any number of leading dimensions, any strides.
+    key : ndarray, shape (..., n_kv, d)
+    value : ndarray, shape (..., n_kv, d_v)
+        Dtype and leading dimensions of `query`. ``n_kv`` must be n unless `is_causal`.
+    attn_mask : None
+        Not supported.
+    dropout_p : float
+        Must be 0.
+    is_causal : bool
+        Query i sees keys 0..i (top-left aligned). The default is False, as in torch; the upper
+        triangle then has a basis of its own.
+    scale : float, optional
+        Of the products ``q . k``; default ``1 / sqrt(d)``.
+    enable_gqa : bool
+        Key and value may have fewer heads (third dimension from the end); query head h uses
+        key head ``h // (heads / kv_heads)``.
+    basis : ConvBasis, or (lower, upper), optional
+        Basis of the logits, from `recover_basis`, used as it is; the pair, of the triangle and of
+        the reversed rows, when not causal.
+    options : RecoverOptions, optional
+        How to recover. With ``num_bases=None`` (the default) a head that shows more strips than
+        are worth it is computed exactly; with a number it is truncated and judged by `tol`.
+    tol : float, optional
+        Wanted relative error ``||Y - Y~||_F / ||Y||_F`` of each head. Default: do not judge.
+    on_miss : {"exact", "error", "keep"}
+        What happens to heads whose error interval ends above `tol`: computed exactly, an
+        exception, or nothing but the entry in the report.
+    check_finite : bool
+        False skips the check for NaN and infinity, which spread over a whole head.
+    out : ndarray, optional
+        Where to write: exact shape and dtype, no memory shared with an input.
+    return_lse, return_report : bool
+        Return also the log of the row sums, and a `Report`.
+    certify : bool
+        Measure the deviation of every logit for the report, O(n^2 d) time, so that
+        ``Report.error_bound`` is a certificate (rounding apart) and not an estimate.
+    num_threads : int, optional
+        Default: all cores this process may use.
+
+    Returns
+    -------
+    output : ndarray, shape (..., n, d_v), the dtype of `query`
+    lse : ndarray, shape (..., n), float32 or float64
+        Natural log of the row sums of ``exp(H~)``. With `return_lse` only.
+    report : Report
+        With `return_report` only. More than one result comes as a tuple in this order. A row
+        without visible key has output 0 and lse -inf.
+
+    Raises
+    ------
+    ValueError, TypeError, NotImplementedError
+        If an argument breaks a rule or cannot be honoured, before anything is written.
+    ToleranceMissed
+        With ``on_miss="error"``, before `out` is written.
+
+    Notes
+    -----
+    Recovery O(n T d + k n d), then O(n d_v log L + k n d_v) in blocks of L rows; memory
+    O(k n + n d). The estimate computes 128 rows exactly, the same ones for equal n, so results
+    can be repeated. ``max|Y - Y~| <= 2 (exp(dev) - 1) max|V|`` where the logits deviate by at
+    most dev. Results do not depend on the number of threads, and with a given basis an output
+    row does not depend on later value rows, bit for bit.
+
+    Source: Conv-Basis (arXiv 2405.05219), Algorithm 1 and the theorem on attention inference.
+
+    Examples
+    --------
+    >>> import numpy as np, convbasis as cb
+    >>> problem = cb.problems.conv_problem(n=256, head_dim=8, num_bases=2)
+    >>> out, report = cb.conv_attention(
+    ...     problem.query, problem.key, problem.value, is_causal=True, scale=problem.scale,
+    ...     options=cb.RecoverOptions(num_bases=8), tol=1e-3, return_report=True)
+    >>> int(report.num_bases), report.heads_exact, bool(report.error_estimate < 1e-9)
+    (2, 0, True)
+    """
+    name = "conv_attention"
+    inputs = _layout.attention_inputs(name, query, key, value, attn_mask, dropout_p, is_causal,
+                                      scale, enable_gqa)
+    if not is_causal and inputs.key.shape[2] != inputs.query.shape[2]:
+        raise _validate.wrong(name, "key", "differs in length from query without is_causal",
+                              f"{inputs.query.shape[2]} rows (exact_attention takes any number)",
+                              inputs.key.shape[2], NotImplementedError)
+    bases = given_basis(name, basis, query, key, inputs.is_causal)
+    if bases is not None and options is not None:
+        raise _validate.wrong(name, "options", "is given together with basis", "one of the two",
+                              "both")
+    options = recover_options(name, options)
+    tol = _validate.tolerance(name, tol)
+    on_miss = _validate.choice(name, "on_miss", on_miss, ("exact", "error", "keep"))
+    check_finite = _validate.flag(name, "check_finite", check_finite)
+    _validate.output(name, out, inputs.out_shape, inputs.dtype,
+                     [("query", query), ("key", key), ("value", value)])
+    return_lse = _validate.flag(name, "return_lse", return_lse)
+    return_report = _validate.flag(name, "return_report", return_report)
+    certify = _validate.flag(name, "certify", certify)
+    if certify and not return_report:
+        raise _validate.wrong(name, "certify", "is set, but no report would tell the bound",
+                              "return_report=True with it", "return_report=False")
+    threads = _validate.threads(name, num_threads)
+    clock = Stopwatch()
+    if check_finite:
+        with clock("check"):
+            _validate.finite(name, inputs.named(), threads)
+
+    inputs = inputs.without_unseen_keys()
+    if bases is not None:
+        plan = plan_given(bases, inputs.heads)
+    else:
+        plan = plan_recovered(name, inputs, options, check_finite, threads, clock)
+    target, lse = result_arrays(inputs, out, return_lse, direct=on_miss != "error")
+    forward = through_strips(inputs, plan, target, lse, threads, clock)
+    exact = ~plan.by_strips
+    exactly(inputs, exact, target, lse, threads, clock)
+
+    report = None
+    if tol is not None or return_report:
+        with clock("estimate"):
+            verdict = judge(inputs, target, threads)
+            missed = verdict.misses(plan, tol)
+            logits = deviation(inputs, plan, certify, threads) if return_report else None
+        if on_miss == "error" and missed.any():
+            raise tolerance_missed(name, inputs, verdict, missed, tol)
+        if on_miss == "exact":
+            exactly(inputs, missed, target, lse, threads, clock)
+            exact |= missed
+        if return_report:
+            report = account(inputs, plan, verdict, logits, exact, forward, certify=certify,
+                             tol=tol, on_miss=on_miss, clock=clock)
+    return results(inputs, target, out, lse, report)
+
+
+def exact_attention(
+    query: np.ndarray, key: np.ndarray, value: np.ndarray, attn_mask: None = None,
+    dropout_p: float = 0.0, is_causal: bool = False, *, scale: float | None = None,
+    enable_gqa: bool = False, check_finite: bool = True, out: np.ndarray | None = None,
+    return_lse: bool = False, num_threads: int | None = None,
+) -> Any:
+    """Softmax attention in tiles, ``D^-1 exp(H) V``: nothing approximated, nothing n x n.
+
+    Parameters
+    ----------
+    query : ndarray, shape (..., n_q, d)
+    key : ndarray, shape (..., n_kv, d)
+    value : ndarray, shape (..., n_kv, d_v)
+        Any n_q and n_kv, causal or not.
+    attn_mask, dropout_p, is_causal, scale, enable_gqa, check_finite, out, return_lse, num_threads
+        As in `conv_attention`.
+
+    Returns
+    -------
+    output : ndarray, shape (..., n_q, d_v), the dtype of `query`
+    lse : ndarray, shape (..., n_q), float32 or float64
+        With `return_lse` only, in a tuple. A row without visible key has output 0 and lse -inf.
+
+    Raises
+    ------
+    ValueError, TypeError, NotImplementedError
+        If an argument breaks a rule or cannot be honoured, before anything is written.
+
+    Notes
+    -----
+    Time O(n_q n_kv (d + d_v)), half of it when causal; memory O(n (d + d_v)) by an online softmax.
+    Rounding is that of the computing type alone.
+
+    Examples
+    --------
+    >>> import numpy as np, convbasis as cb
+    >>> ones = np.ones((2, 1))
+    >>> cb.exact_attention(ones, ones, np.array([[2.0], [4.0]]), is_causal=True)
+    array([[2.],
+           [3.]])
+    """
+    name = "exact_attention"
+    inputs = _layout.attention_inputs(name, query, key, value, attn_mask, dropout_p, is_causal,
+                                      scale, enable_gqa)
+    check_finite = _validate.flag(name, "check_finite", check_finite)
+    _validate.output(name, out, inputs.out_shape, inputs.dtype,
+                     [("query", query), ("key", key), ("value", value)])
+    return_lse = _validate.flag(name, "return_lse", return_lse)
+    threads = _validate.threads(name, num_threads)
+    if check_finite:
+        _validate.finite(name, inputs.named(), threads)
+
+    target, lse = result_arrays(inputs, out, return_lse)
+    _core.exact_attention(inputs.query, inputs.key, inputs.value, target, lse, inputs.scale,
+                          inputs.is_causal, None, threads)
+    return results(inputs, target, out, lse)
+
+
+def result_arrays(
+    inputs: _layout.AttentionInputs, out: np.ndarray | None, return_lse: bool, *,
+    direct: bool = True,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """What the core writes: the output, in `out` itself where it can be, and the lse if wanted."""
+    shape = (*inputs.query.shape[:3], inputs.value.shape[3])
+    target = _layout.buffer(out, shape, inputs.compute, direct=direct)
+    return target, np.empty(shape[:3], inputs.compute) if return_lse else None
+
+
+def results(
+    inputs: _layout.AttentionInputs, target: np.ndarray, out: np.ndarray | None,
+    lse: np.ndarray | None, report: Report | None = None,
+) -> Any:
+    """The output, and a tuple of all that was asked for when there is more."""
+    output = _layout.deliver(target, out, inputs.out_shape, inputs.dtype)
+    extra = [inputs.restore(lse)] if lse is not None else []
+    extra += [report] if report is not None else []
+    return (output, *extra) if extra else output
+
+
+def through_strips(
+    inputs: _layout.AttentionInputs, plan: Plan, target: np.ndarray, lse: np.ndarray | None,
+    threads: int, clock: Stopwatch,
+) -> dict[str, Any]:
+    """Compute the heads that have strips; what the core says about it."""
+    if not plan.by_strips.any():
+        return {}
+    heads = None if plan.by_strips.all() else np.flatnonzero(plan.by_strips)
+    upper = plan.strips[1] if len(plan.strips) > 1 else None
+    with clock("attend"):
+        forward = _core.conv_attention(plan.strips[0], upper, inputs.value, target, lse, heads,
+                                       threads)
+    for stage, seconds in forward["seconds"].items():
+        clock.add(stage, seconds)
+    return forward
+
+
+def exactly(
+    inputs: _layout.AttentionInputs, chosen: np.ndarray, target: np.ndarray,
+    lse: np.ndarray | None, threads: int, clock: Stopwatch,
+) -> None:
+    """Compute the `chosen` heads by exact attention."""
+    if not chosen.any():
+        return
+    with clock("exact"):
+        _core.exact_attention(inputs.query, inputs.key, inputs.value, target, lse, inputs.scale,
+                              inputs.is_causal, np.flatnonzero(chosen), threads)

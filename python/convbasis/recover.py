@@ -1,0 +1,187 @@
+"""Recovery of a conv basis from Q and K, for one triangle of the logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from . import _core, _layout, _validate
+from .basis import ConvBasis, Strips
+
+
+@dataclass(frozen=True)
+class RecoverOptions:
+    """How strips are looked for.
+
+    Parameters
+    ----------
+    num_bases : int, optional
+        Most strips a head may have, the paper's k; a head whose data shows more is truncated.
+        Default: as many as the data shows, up to the number from which exact attention is cheaper.
+        From the number of candidate columns on (``n`` with ``window=1``), every column is a strip
+        of its own, which is exact attention.
+    window : int
+        The paper's T: leading entries of a column that are compared. Strips of fewer than T rows
+        are not looked for.
+    delta : float
+        Distance, in the l1 norm over the window, from which a column starts a new strip.
+    epsilon : float
+        Noise of a logit; the threshold is ``delta - 2 * window * epsilon``. Logits recovered from
+        epsilon-close ones differ from them by at most ``2 * epsilon``.
+    search : {"scan", "bisect"}
+        "scan" looks at every column, O(n T d) a head. "bisect" is the paper's binary search,
+        O(k log(n) T d); it relies on all later strips being as far from the current one.
+
+    Raises
+    ------
+    ValueError
+        If num_bases < 1, window < 1, delta < 0, epsilon < 0, ``epsilon > delta / (5 * window)``,
+        or `search` is neither of the two.
+    TypeError
+        If a value has the wrong type.
+
+    Notes
+    -----
+    Source: Conv-Basis (arXiv 2405.05219), Algorithms 2 and 3 and the definition of
+    (T, delta)-non-degenerate bases.
+    """
+
+    num_bases: int | None = None
+    window: int = 16
+    delta: float = 1e-2
+    epsilon: float = 0.0
+    search: str = "scan"
+
+    def __post_init__(self) -> None:
+        name = "RecoverOptions"
+        if self.num_bases is not None:
+            _validate.integer(name, "num_bases", self.num_bases, minimum=1)
+        _validate.integer(name, "window", self.window, minimum=1)
+        if _validate.number(name, "delta", self.delta) < 0.0:
+            raise _validate.wrong(name, "delta", "is negative", "at least 0", self.delta)
+        if _validate.number(name, "epsilon", self.epsilon) < 0.0:
+            raise _validate.wrong(name, "epsilon", "is negative", "at least 0", self.epsilon)
+        if self.epsilon > self.delta / (5 * self.window):
+            raise _validate.wrong(name, "epsilon", "is too large to tell strips apart",
+                                  f"at most delta / (5 * window) = "
+                                  f"{self.delta / (5 * self.window):g}", self.epsilon)
+        _validate.choice(name, "search", self.search, ("scan", "bisect"))
+
+
+class Starts(NamedTuple):
+    """Where the strips of every head begin, before any kernel is formed."""
+
+    starts: np.ndarray  # (batch, heads, k) int64, padded with n
+    num_bases: np.ndarray  # (batch, heads) int64
+    complete: np.ndarray  # (batch, heads) bool
+
+
+def find_starts(
+    query: np.ndarray, key: np.ndarray, scale: float, options: RecoverOptions, threads: int
+) -> Starts:
+    """Starts of the strips of 4-D `query` and `key`, at most as many as `options` allow."""
+    return Starts(*_core.recover_starts(query, key, scale, options.num_bases, options.window,
+                                        options.delta, options.epsilon,
+                                        options.search == "bisect", threads))
+
+
+def form_strips(
+    query: np.ndarray, key: np.ndarray, found: Starts, wanted: np.ndarray, scale: float,
+    threads: int,
+) -> Strips:
+    """Strips with their kernels, for the `wanted` heads alone; the others get none. O(k n d)."""
+    batch, heads, n, _ = query.shape
+    num_bases = np.where(wanted, found.num_bases, 0)
+    starts = np.where(wanted[..., None], found.starts, n)[..., : num_bases.max(initial=0)]
+    starts = np.ascontiguousarray(starts)
+    kernels = np.zeros((batch, heads, starts.shape[2], n), query.dtype)
+    _core.recover_kernels(query, key, starts, num_bases, kernels, scale, threads)
+    return Strips(starts, num_bases, kernels, key.shape[2])
+
+
+def recover_basis(
+    query: np.ndarray, key: np.ndarray, *, scale: float | None = None, enable_gqa: bool = False,
+    options: RecoverOptions | None = None, num_threads: int | None = None,
+) -> ConvBasis:
+    """Recover the conv basis of the logits ``scale * Q K^T`` on and below the diagonal.
+
+    Only single columns of the logits are formed. For attention that is not causal, the upper
+    triangle has a basis of its own: ``recover_basis(query[..., ::-1, :], key[..., ::-1, :])``, and
+    ``conv_attention(..., basis=(lower, upper))`` takes both.
+
+    Parameters
+    ----------
+    query : ndarray, shape (..., n, d)
+        float32, float64, float16 or bfloat16 (the last two are computed in float32).
+    key : ndarray, shape (..., n_kv, d)
+        Same dtype. Keys past the last query row are seen by no query and not looked at.
+    scale : float, optional
+        Default ``1 / sqrt(d)``.
+    enable_gqa : bool
+        Query head h uses key head ``h // (heads / kv_heads)``.
+    options : RecoverOptions, optional
+    num_threads : int, optional
+        Default: all cores this process may use.
+
+    Returns
+    -------
+    ConvBasis
+        With ``num_columns = min(n, n_kv)``. ``complete`` is False for a head whose data shows more
+        strips than allowed; its last strip then stands for all columns that follow.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If shapes or dtypes do not match, or an entry is not finite.
+
+    Notes
+    -----
+    Time O(n T d) for the scan (O(k log(n) T d) bisecting) and O(k n d) for the kernels, memory
+    O(k n), a head. When the logits are epsilon-close to a (T, delta)-non-degenerate k-conv basis,
+    with epsilon <= delta / (5 T), the starts are its starts and the recovered logits differ from
+    the given ones by at most 2 epsilon. Source: Conv-Basis (arXiv 2405.05219), Algorithms 2 and 3.
+
+    Examples
+    --------
+    >>> import numpy as np, convbasis as cb
+    >>> problem = cb.problems.conv_problem(n=64, head_dim=8, num_bases=2)
+    >>> basis = cb.recover_basis(problem.query, problem.key, scale=problem.scale)
+    >>> bool(np.array_equal(basis.starts, problem.starts))
+    True
+    """
+    name = "recover_basis"
+    query = _validate.float_array(name, "query", query, min_ndim=2)
+    key = _validate.float_array(name, "key", key, min_ndim=2)
+    _validate.same_dtype(name, "key", key, "query", query.dtype)
+    enable_gqa = _validate.flag(name, "enable_gqa", enable_gqa)
+    _validate.attention_shapes(name, query, key, None, enable_gqa)
+    scale = _validate.scale_or_default(name, scale, query.shape[-1])
+    options = recover_options(name, options)
+    threads = _validate.threads(name, num_threads)
+    query4, key4 = _layout.operand(query), _layout.operand(key)
+    key4 = key4[:, :, : query4.shape[2]]
+    _validate.finite(name, [("query", query4), ("key", key4)], threads)
+
+    found = find_starts(query4, key4, scale, options, threads)
+    strips = form_strips(query4, key4, found, np.ones_like(found.complete), scale, threads)
+    finite_logits(name, strips.kernels, threads)
+    return ConvBasis.of_strips(strips, query.shape[:-2], found.complete)
+
+
+def recover_options(function: str, options: object) -> RecoverOptions:
+    """`options`, or the defaults for None."""
+    if options is None:
+        return RecoverOptions()
+    if not isinstance(options, RecoverOptions):
+        raise _validate.wrong(function, "options", "has the wrong type", "RecoverOptions or None",
+                              type(options).__name__, TypeError)
+    return options
+
+
+def finite_logits(function: str, kernels: np.ndarray, threads: int) -> None:
+    """Finite query and key may still have products that overflow; no strip can hold those."""
+    if not _core.all_finite(kernels, threads):
+        raise _validate.wrong(function, "query", "has logits with key that overflow",
+                              f"finite products in {kernels.dtype}", "infinite ones")

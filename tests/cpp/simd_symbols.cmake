@@ -1,0 +1,35 @@
+# cmake -DNM=... -DOBJECTS=a.o|b.o -P simd_symbols.cmake
+# Fails when an object for a newer instruction set defines an inline function that another object
+# defines too: the linker keeps one of them for all, and an older CPU might have to run it.
+cmake_minimum_required(VERSION 3.25)
+string(REPLACE "|" ";" objects "${OBJECTS}")
+set(newer_sets "kernels_avx")
+
+function(defined_symbols variable object types)
+  execute_process(COMMAND "${NM}" --defined-only "${object}" OUTPUT_VARIABLE listing
+                  COMMAND_ERROR_IS_FATAL ANY)
+  string(REGEX MATCHALL "[0-9a-f]+ [${types}] [^\n]+" lines "${listing}")
+  list(TRANSFORM lines REPLACE "^[0-9a-f]+ . " "")
+  set(${variable} "${lines}" PARENT_SCOPE)
+endfunction()
+
+set(checked 0)
+foreach(object IN LISTS objects)
+  if(object MATCHES "${newer_sets}")
+    defined_symbols(inline_functions "${object}" "Wu")
+    foreach(other IN LISTS objects)
+      if(NOT other STREQUAL object)
+        defined_symbols(functions "${other}" "WuT")
+        foreach(name IN LISTS functions)
+          if(name IN_LIST inline_functions)
+            message(SEND_ERROR "${name} is defined in ${object} and in ${other}")
+          endif()
+        endforeach()
+      endif()
+    endforeach()
+    math(EXPR checked "${checked} + 1")
+  endif()
+endforeach()
+if(checked EQUAL 0)
+  message(FATAL_ERROR "no object matches '${newer_sets}'")
+endif()

@@ -1,0 +1,108 @@
+"""The package as it is found: importable from anywhere, complete, and as its stub says."""
+
+import ast
+import importlib.metadata
+import inspect
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import convbasis as cb
+from convbasis import _core
+
+PACKAGE = Path(cb.__file__).parent
+
+
+def test_the_public_names():
+    assert set(cb.__all__) == {
+        "ConvBasis", "RecoverOptions", "Report", "ToleranceMissed", "__version__", "build_info",
+        "conv_attention", "conv_matmul", "cuda_available", "decompose", "exact_attention",
+        "problems", "recover_basis", "reference", "toeplitz_matmul"}
+    for name in cb.__all__:
+        assert getattr(cb, name) is not None
+        assert inspect.getdoc(getattr(cb, name))
+
+
+def test_public_functions_document_themselves():
+    for name in cb.__all__:
+        entry = getattr(cb, name)
+        if inspect.isfunction(entry) and inspect.signature(entry).parameters:
+            for section in ("Parameters", "Returns", "Raises", "Notes", "Examples"):
+                assert f"{section}\n{'-' * len(section)}" in inspect.getdoc(entry), (name, section)
+            for parameter in inspect.signature(entry).parameters:
+                assert re.search(rf"\b{parameter}\b", inspect.getdoc(entry)), (name, parameter)
+
+
+def test_version():
+    assert re.fullmatch(r"\d+\.\d+\.\d+.*", cb.__version__)
+    assert cb.__version__ == cb.build_info()["version"]
+    try:
+        installed = importlib.metadata.version("convbasis")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("not installed, run from the source tree")
+    assert installed == cb.__version__
+
+
+def test_build_info():
+    info = cb.build_info()
+    assert {"version", "compiler", "blas", "fft", "cuda"} <= set(info)
+    assert cb.cuda_available() is bool(info["cuda"])
+    info["version"] = "changed"
+    assert cb.build_info()["version"] == cb.__version__
+
+
+def test_import_from_another_directory(tmp_path):
+    script = "import convbasis as cb; print(cb.__version__)"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", script], cwd=tmp_path,
+                          capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == cb.__version__
+
+
+def test_import_brings_numpy_alone():
+    script = ("import sys; import convbasis; "
+              "print([m for m in ('torch', 'scipy', 'matplotlib', 'ml_dtypes', 'rich') "
+              "if m in sys.modules])")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_missing_core_says_what_to_do():
+    script = ("import sys; sys.modules['convbasis._core'] = None\n"
+              "try:\n    import convbasis\nexcept ImportError as error:\n    print(error)")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert re.match(r"\[convbasis\] .*convbasis\._core.*; expected .*pip install \.'.*; got ",
+                    done.stdout), done.stderr
+
+
+def stub():
+    """Names of the stub, and the parameters of its functions."""
+    tree = ast.parse((PACKAGE / "_core.pyi").read_text())
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    return {f.name: [arg.arg for arg in f.args.posonlyargs + f.args.args] for f in functions}
+
+
+def parameters(function):
+    """Parameter names, from the signature or from the first line of a binding's docstring."""
+    try:
+        return list(inspect.signature(function).parameters)
+    except ValueError:
+        first = function.__doc__.splitlines()[0]
+        return re.findall(r"[(,]\s*(\w+):", first)
+
+
+def test_the_stub_describes_the_module():
+    public = {name for name in dir(_core) if not name.startswith("_")
+              and callable(getattr(_core, name))}
+    declared = stub()
+    assert set(declared) == public
+    for name, names in declared.items():
+        assert parameters(getattr(_core, name)) == names, name
+
+
+def test_the_package_is_typed():
+    assert (PACKAGE / "py.typed").exists()
