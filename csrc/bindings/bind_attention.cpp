@@ -92,6 +92,22 @@ py::dict conv(const BasisTuple& lower, const std::optional<BasisTuple>& upper,
   });
 }
 
+void conv_rows(const BasisTuple& lower, const std::optional<BasisTuple>& upper,
+               const py::array& value, const py::array& listed_rows, py::array& out,
+               const Heads& heads, int num_threads) {
+  if (heads && heads->size() == 0) return;
+  dispatch(value, "value", [&]<class T>(T) {
+    const BasisView<T> low = basis_view<T>(lower);
+    const BasisView<T> high = upper ? basis_view<T>(*upper) : BasisView<T>{};
+    const auto v = input<T, 4>(value, "value");
+    const auto r = input<index_t, 3>(listed_rows, "rows");
+    const auto y = output<T, 4>(out, "out");
+    run(num_threads, [&](const Exec& exec) {
+      conv_attention_rows<T>(low, upper ? &high : nullptr, v, r, y, listed(heads), exec);
+    });
+  });
+}
+
 bool finite(const py::array& array, int num_threads) {
   return dispatch(array, "array", [&]<class T>(T) {
     const auto view = input<T, 4>(array, "array");
@@ -111,6 +127,8 @@ void register_attention(py::module_& module) {
              arg("num_threads"));
   module.def("conv_attention", &conv, arg("lower"), arg("upper").none(true), arg("value"),
              arg("out"), arg("lse").none(true), arg("heads").none(true), arg("num_threads"));
+  module.def("conv_attention_rows", &conv_rows, arg("lower"), arg("upper").none(true), arg("value"),
+             arg("rows"), arg("out"), arg("heads").none(true), arg("num_threads"));
   module.def("all_finite", &finite, arg("array"), arg("num_threads"));
 }
 

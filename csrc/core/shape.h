@@ -2,6 +2,7 @@
 
 #include <span>
 #include <string>
+#include <vector>
 
 #include "convbasis/error.h"
 #include "convbasis/types.h"
@@ -75,5 +76,18 @@ class HeadList {
   std::span<const index_t> listed_;
   index_t total_;
 };
+
+/// Row numbers of one head, checked against the number of query rows.
+[[nodiscard]] inline std::vector<index_t> listed_rows(const char* function,
+                                                      const View<const index_t, 3>& rows,
+                                                      index_t batch, index_t head, index_t n) {
+  std::vector<index_t> listed(static_cast<std::size_t>(rows.shape[2]));
+  for (index_t r = 0; r < rows.shape[2]; ++r) {
+    const index_t row = listed[static_cast<std::size_t>(r)] = rows(batch, head, r);
+    require(row >= 0 && row < n, function,
+            "rows holds " + std::to_string(row) + "; expected 0 <= row < " + std::to_string(n));
+  }
+  return listed;
+}
 
 }  // namespace convbasis

@@ -24,6 +24,9 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr auto kPollPeriod = std::chrono::milliseconds(50);
 
+/// When this thread last asked an Interrupt: many short calls in a row are asked about too.
+thread_local Clock::time_point last_poll{};
+
 /// One parallel_for: shared by the caller and the workers that joined it.
 struct Job {
   TaskRef task;
@@ -37,7 +40,6 @@ struct Job {
   int joined = 0, left = 0;  // guarded by mutex
   bool closed = false;       // guarded by mutex: nobody may join any more
   std::exception_ptr error;  // guarded by mutex
-  Clock::time_point last_poll = Clock::now();
 
   Job(TaskRef t, index_t n, int workers, Interrupt* i)
       : task(t), count(n), max_workers(workers), interrupt(i) {}

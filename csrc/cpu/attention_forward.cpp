@@ -15,6 +15,28 @@ namespace {
 template <class T>
 constexpr double kRoundingBudget = sizeof(T) == 4 ? 2e-5 : 1e-12;
 
+/// Listed rows summed one by one from the logits of the strips, with a softmax of their own: O(n d)
+/// a row. write(r, mean, lse) takes the result of row rows[r].
+template <class T, class Write>
+void attend_strips(const StripMatrix<T>& lower, const StripMatrix<T>* upper, Rows<const T> value,
+                   index_t channels, std::span<const index_t> rows, const Exec& exec,
+                   const Write& write) {
+  const index_t count = static_cast<index_t>(rows.size());
+  parallel_for(exec, ceil_div(count, kQueryTile), [&](index_t tile, int) {
+    const index_t first = tile * kQueryTile;
+    const auto mine = rows.subspan(static_cast<std::size_t>(first),
+                                   static_cast<std::size_t>(std::min(kQueryTile, count - first)));
+    StripScores<T> scores(lower, upper);
+    OnlineSoftmax<T> softmax(channels);
+    Buffer<T> result(kQueryTile * channels);
+    double lse[kQueryTile];
+    softmax.attend(scores, value, lower.layout.columns, upper == nullptr, mine,
+                   {result.data(), channels}, lse);
+    for (index_t r = 0; r < static_cast<index_t>(mine.size()); ++r)
+      write(static_cast<std::size_t>(first + r), result.data() + r * channels, lse[r]);
+  });
+}
+
 /// One triangle of the attention matrix of one head: logits and, after exp, weights.
 template <class T>
 struct Half {
@@ -76,7 +98,11 @@ class HeadForward {
       spoiled = divide(out, lse);
     }
     StageTimer timer(seconds.rows);
-    sum_directly(spoiled, out, lse);
+    attend_strips(halves_[0].logits, halves_.size() > 1 ? &halves_[1].logits : nullptr, value_rows_,
+                  channels_, spoiled, exec_, [&](std::size_t r, const T* mean, double row_lse) {
+                    for (index_t c = 0; c < value_dim_; ++c) out(spoiled[r], c) = mean[c];
+                    if (lse.data != nullptr) lse(spoiled[r]) = static_cast<T>(row_lse);
+                  });
     rows_exact = static_cast<index_t>(spoiled.size());
   }
 
@@ -144,31 +170,6 @@ class HeadForward {
     return all;
   }
 
-  /// The same weights summed row by row with a softmax of their own: O(n d) a row.
-  void sum_directly(const std::vector<index_t>& spoiled, const View<T, 2>& out,
-                    const View<T, 1>& lse) {
-    const index_t count = static_cast<index_t>(spoiled.size());
-    const bool is_causal = halves_.size() == 1;
-    const index_t tiles = ceil_div(count, kQueryTile);
-    parallel_for(exec_, tiles, [&](index_t tile, int) {
-      const index_t first = tile * kQueryTile;
-      const auto rows = std::span<const index_t>(spoiled).subspan(
-          static_cast<std::size_t>(first),
-          static_cast<std::size_t>(std::min(kQueryTile, count - first)));
-      StripScores<T> scores(halves_[0].logits, is_causal ? nullptr : &halves_[1].logits);
-      OnlineSoftmax<T> softmax(channels_);
-      Buffer<T> result(kQueryTile * channels_);
-      double row_lse[kQueryTile];
-      softmax.attend(scores, value_rows_, value_.shape[0], is_causal, rows,
-                     {result.data(), channels_}, row_lse);
-      for (std::size_t r = 0; r < rows.size(); ++r) {
-        const T* mean = result.data() + static_cast<index_t>(r) * channels_;
-        for (index_t c = 0; c < value_dim_; ++c) out(rows[r], c) = mean[c];
-        if (lse.data != nullptr) lse(rows[r]) = static_cast<T>(row_lse[r]);
-      }
-    });
-  }
-
   View<const T, 2> value_;
   Exec exec_;
   index_t rows_, value_dim_, channels_;
@@ -177,6 +178,25 @@ class HeadForward {
   T shift_ = 0;
   std::vector<Half<T>> halves_;
 };
+
+template <class T>
+void require_operands(const char* name, const BasisView<T>& lower, const BasisView<T>* upper,
+                      const View<const T, 4>& value) {
+  require_basis(name, lower);
+  const auto [batch, heads, k, n] = lower.kernels.shape;
+  if (upper != nullptr) {
+    require_basis(name, *upper);
+    require_shape(name, "upper.kernels", upper->kernels.shape,
+                  {batch, heads, upper->kernels.shape[2], n}, "to match lower.kernels");
+    require(lower.num_columns == n && upper->num_columns == n, name,
+            "num_columns is " + std::to_string(lower.num_columns) + " and " +
+                std::to_string(upper->num_columns) + "; expected n = " + std::to_string(n) +
+                " of both without a causal mask");
+  }
+  require_groups(name, heads, value.shape[1]);
+  require_shape(name, "value", value.shape,
+                {batch, value.shape[1], lower.num_columns, value.shape[3]}, "to match the basis");
+}
 
 void add(StageSeconds& total, const StageSeconds& part) {
   total.exp += part.exp;
@@ -195,20 +215,9 @@ ForwardReport conv_attention(const BasisView<T>& lower, const BasisView<T>* uppe
                              View<const T, 4> value, View<T, 4> out, View<T, 3> lse,
                              std::span<const index_t> heads, const Exec& exec) {
   constexpr const char* kName = "conv_attention";
-  require_basis(kName, lower);
+  require_operands(kName, lower, upper, value);
   const auto [batch, query_heads, k, n] = lower.kernels.shape;
-  const index_t columns = lower.num_columns, kv_heads = value.shape[1], dim = value.shape[3];
-  if (upper != nullptr) {
-    require_basis(kName, *upper);
-    require_shape(kName, "upper.kernels", upper->kernels.shape,
-                  {batch, query_heads, upper->kernels.shape[2], n}, "to match lower.kernels");
-    require(columns == n && upper->num_columns == n, kName,
-            "num_columns is " + std::to_string(columns) + " and " +
-                std::to_string(upper->num_columns) + "; expected n = " + std::to_string(n) +
-                " of both without a causal mask");
-  }
-  require_groups(kName, query_heads, kv_heads);
-  require_shape(kName, "value", value.shape, {batch, kv_heads, columns, dim}, "to match the basis");
+  const index_t kv_heads = value.shape[1], dim = value.shape[3];
   require_shape(kName, "out", out.shape, {batch, query_heads, n, dim}, "to match basis and value");
   if (lse.data != nullptr)
     require_shape(kName, "lse", lse.shape, {batch, query_heads, n}, "to match the basis");
@@ -242,10 +251,40 @@ ForwardReport conv_attention(const BasisView<T>& lower, const BasisView<T>* uppe
   return report;
 }
 
+template <class T>
+void conv_attention_rows(const BasisView<T>& lower, const BasisView<T>* upper,
+                         View<const T, 4> value, View<const index_t, 3> rows, View<T, 4> out,
+                         std::span<const index_t> heads, const Exec& exec) {
+  constexpr const char* kName = "conv_attention_rows";
+  require_operands(kName, lower, upper, value);
+  const auto [batch, query_heads, k, n] = lower.kernels.shape;
+  const index_t kv_heads = value.shape[1], dim = value.shape[3], count = rows.shape[2];
+  require_shape(kName, "rows", rows.shape, {batch, query_heads, count}, "to match the basis");
+  require_shape(kName, "out", out.shape, {batch, query_heads, count, dim}, "to match rows and value");
+  const HeadList list(kName, heads, batch * query_heads);
+  if (batch * query_heads * n == 0) return;
+  for_each_head(exec, list.size(), [&](index_t i, const Exec& inside) {
+    const auto [b, h, g] = head_index(list[i], query_heads, kv_heads);
+    const std::vector<index_t> listed = listed_rows(kName, rows, b, h, n);
+    const StripMatrix<T> lower_half = head_strips(lower, b, h);
+    StripMatrix<T> upper_half;
+    if (upper != nullptr) upper_half = head_strips(*upper, b, h);
+    Buffer<T> value_copy;
+    attend_strips(lower_half, upper != nullptr ? &upper_half : nullptr,
+                  as_rows(head_view(value, b, g), value_copy), dim, listed, inside,
+                  [&](std::size_t r, const T* mean, double) {
+                    for (index_t c = 0; c < dim; ++c) out(b, h, static_cast<index_t>(r), c) = mean[c];
+                  });
+  });
+}
+
 #define CONVBASIS_INSTANTIATE(T)                                                                   \
   template ForwardReport conv_attention(const BasisView<T>&, const BasisView<T>*,                  \
                                         View<const T, 4>, View<T, 4>, View<T, 3>,                  \
-                                        std::span<const index_t>, const Exec&);
+                                        std::span<const index_t>, const Exec&);                    \
+  template void conv_attention_rows(const BasisView<T>&, const BasisView<T>*, View<const T, 4>,    \
+                                    View<const index_t, 3>, View<T, 4>, std::span<const index_t>,  \
+                                    const Exec&);
 CONVBASIS_INSTANTIATE(float)
 CONVBASIS_INSTANTIATE(double)
 #undef CONVBASIS_INSTANTIATE

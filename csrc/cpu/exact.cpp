@@ -91,7 +91,7 @@ void require_attention(const char* name, const View<const T, 4>& query, const Vi
 template <class T>
 struct KeyValue {
   KeyValue(const View<const T, 2>& k, const View<const T, 2>& v)
-      : key(as_blas_rows(k, key_copy)), value(as_blas_rows(v, value_copy)) {}
+      : key(as_rows(k, key_copy)), value(as_rows(v, value_copy)) {}
   Buffer<T> key_copy, value_copy;
   Rows<const T> key, value;
 };
@@ -171,12 +171,7 @@ void attention_rows(View<const T, 4> query, View<const T, 4> key, View<const T, 
     require_shape(kName, "lse", lse.shape, {batch, heads, count}, "to match rows");
   for_each_head(exec, batch * heads, [&](index_t flat, const Exec& inside) {
     const auto [b, h, g] = head_index(flat, heads, key.shape[1]);
-    std::vector<index_t> listed(static_cast<std::size_t>(count));
-    for (index_t r = 0; r < count; ++r) {
-      const index_t row = listed[static_cast<std::size_t>(r)] = rows(b, h, r);
-      require(row >= 0 && row < n, kName,
-              "rows holds " + std::to_string(row) + "; expected 0 <= row < " + std::to_string(n));
-    }
+    const std::vector<index_t> listed = listed_rows(kName, rows, b, h, n);
     attend_head<T>(head_view(query, b, h), head_view(key, b, g), head_view(value, b, g),
                    scale_of(options, query), options.is_causal, listed, head_view(out, b, h),
                    head_view(lse, b, h), inside);

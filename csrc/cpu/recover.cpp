@@ -101,11 +101,11 @@ Found scan(const ColumnHeads<T>& heads, const Search& search, const Exec& exec) 
 /// Conv-Basis, Algorithms 2 and 3: each next start by binary search, which the (T, delta)
 /// non-degeneracy makes valid.
 template <class T>
-Found bisect(const ColumnHeads<T>& heads, const Search& search) {
+Found bisect(const ColumnHeads<T>& heads, const Search& search, const Exec& exec) {
   const Kernels<T>& simd = kernels<T>();
   std::vector<T> running(static_cast<std::size_t>(search.window), T(0)), head = running;
   const auto differs = [&](index_t j) {
-    heads.fill(j, j + 1, head.data());
+    parallel_for(exec, 1, [&](index_t, int) { heads.fill(j, j + 1, head.data()); });
     return simd.l1_distance(head.data(), running.data(), search.window) >= search.threshold;
   };
   Found found;
@@ -151,7 +151,7 @@ Found find_strips(const ColumnHeads<T>& heads, const Search& search, const Recov
   } else if (options.search == RecoverOptions::Search::scan) {
     found = scan(heads, search, exec);
   } else {
-    found = bisect(heads, search);
+    found = bisect(heads, search, exec);
   }
   const index_t last_start = found.starts.empty() ? -1 : found.starts.back();
   found.complete = found.complete && tail_agrees(heads, search, last_start);
@@ -210,10 +210,9 @@ void recover_kernels(View<const T, 4> query, View<const T, 4> key, View<const in
   for_each_head(exec, batch * query_heads, [&](index_t flat, const Exec& inside) {
     const auto [b, h, g] = head_index(flat, query_heads, key.shape[1]);
     const index_t count = num_bases(b, h);
-    for (index_t r = count; r < k; ++r) std::fill_n(&kernels(b, h, r, 0), n, T(0));
     if (count == 0) return;
     Buffer<T> query_copy, first_keys(count * head_dim);
-    const Rows<const T> q = as_blas_rows(head_view(query, b, h), query_copy);
+    const Rows<const T> q = as_rows(head_view(query, b, h), query_copy);
     for (index_t r = 0; r < count; ++r)
       for (index_t c = 0; c < head_dim; ++c)
         first_keys[r * head_dim + c] = key(b, g, starts(b, h, r), c);

@@ -56,17 +56,12 @@ void logit_deviation(View<const T, 4> query, View<const T, 4> key, double scale,
 
   for_each_head(exec, batch * heads, [&](index_t flat, const Exec& inside) {
     const auto [b, h, g] = head_index(flat, heads, key.shape[1]);
-    std::vector<index_t> listed(static_cast<std::size_t>(rows.data ? rows.shape[2] : n));
+    std::vector<index_t> listed(static_cast<std::size_t>(n));
     std::iota(listed.begin(), listed.end(), index_t{0});
-    for (std::size_t r = 0; rows.data != nullptr && r < listed.size(); ++r) {
-      listed[r] = rows(b, h, static_cast<index_t>(r));
-      require(listed[r] >= 0 && listed[r] < n, kName,
-              "rows holds " + std::to_string(listed[r]) + "; expected 0 <= row < " +
-                  std::to_string(n));
-    }
+    if (rows.data != nullptr) listed = listed_rows(kName, rows, b, h, n);
     const StripMatrix<T> matrix = head_strips(basis, b, h);
     Buffer<T> key_copy;
-    const Rows<const T> key_rows = as_blas_rows(head_view(key, b, g), key_copy);
+    const Rows<const T> key_rows = as_rows(head_view(key, b, g), key_copy);
     const index_t count = static_cast<index_t>(listed.size()), tiles = ceil_div(count, kQueryTile);
     std::vector<double> worst(static_cast<std::size_t>(tiles), 0.0);
     parallel_for(inside, tiles, [&](index_t tile, int) {

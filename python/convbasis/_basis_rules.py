@@ -20,63 +20,124 @@ def integers(argument: str, value: Any) -> np.ndarray:
     if array.size == 0:
         return array.astype(np.int64)
     if array.dtype.kind not in "iu":
-        raise wrong(NAME, argument, "does not hold integers", "an integer array", array.dtype,
-                    TypeError)
+        raise wrong(
+            NAME, argument, "does not hold integers", "an integer array", array.dtype, TypeError
+        )
     return array.astype(np.int64)
 
 
-def check(starts: np.ndarray, num_bases: np.ndarray, kernels: np.ndarray, num_columns: Any,
-          complete: np.ndarray) -> None:
+def check(
+    starts: np.ndarray,
+    num_bases: np.ndarray,
+    kernels: np.ndarray,
+    num_columns: Any,
+    complete: np.ndarray,
+) -> None:
     """The constructor's rules, in argument order."""
     *lead, k, n = kernels.shape
     if kernels.dtype not in (np.float32, np.float64):
-        raise wrong(NAME, "kernels", "has an unsupported dtype", "float32 or float64",
-                    kernels.dtype, TypeError)
+        raise wrong(
+            NAME,
+            "kernels",
+            "has an unsupported dtype",
+            "float32 or float64",
+            kernels.dtype,
+            TypeError,
+        )
     if starts.shape != (*lead, k):
-        raise wrong(NAME, "starts", "does not match kernels", f"shape {(*lead, k)}",
-                    f"shape {starts.shape}")
+        raise wrong(
+            NAME, "starts", "does not match kernels", f"shape {(*lead, k)}", f"shape {starts.shape}"
+        )
     if num_bases.shape != tuple(lead):
-        raise wrong(NAME, "num_bases", "does not match kernels", f"shape {tuple(lead)}",
-                    f"shape {num_bases.shape}")
+        raise wrong(
+            NAME,
+            "num_bases",
+            "does not match kernels",
+            f"shape {tuple(lead)}",
+            f"shape {num_bases.shape}",
+        )
     columns = integer(NAME, "num_columns", num_columns, minimum=0)
     if columns > n:
         raise wrong(NAME, "num_columns", "exceeds the rows", f"at most {n}", columns)
     if np.any((num_bases < 0) | (num_bases > k)):
-        raise wrong(NAME, "num_bases", "is out of range", f"0 to {k}",
-                    f"{num_bases.min()} to {num_bases.max()}")
+        raise wrong(
+            NAME,
+            "num_bases",
+            "is out of range",
+            f"0 to {k}",
+            f"{num_bases.min()} to {num_bases.max()}",
+        )
     used = np.arange(k) < num_bases[..., None]
     if np.any(used & ((starts < 0) | (starts >= columns))):
-        raise wrong(NAME, "starts", "has columns outside the matrix", f"0 to {columns - 1}",
-                    starts[used].tolist())
+        raise wrong(
+            NAME,
+            "starts",
+            "has columns outside the matrix",
+            f"0 to {columns - 1}",
+            starts[used].tolist(),
+        )
     if np.any(used[..., 1:] & (np.diff(starts, axis=-1) <= 0)):
-        raise wrong(NAME, "starts", "does not increase", "strictly increasing columns",
-                    starts[used].tolist())
+        raise wrong(
+            NAME,
+            "starts",
+            "does not increase",
+            "strictly increasing columns",
+            starts[used].tolist(),
+        )
     if np.any(starts[~used] != n):
-        raise wrong(NAME, "starts", "is not padded with n", f"{n} after the first num_bases",
-                    starts[~used].tolist())
+        raise wrong(
+            NAME,
+            "starts",
+            "is not padded with n",
+            f"{n} after the first num_bases",
+            starts[~used].tolist(),
+        )
     if not np.isfinite(kernels).all():
-        raise wrong(NAME, "kernels", "has NaN or infinite entries", "finite numbers",
-                    f"an array of shape {kernels.shape} with some that are not")
+        raise wrong(
+            NAME,
+            "kernels",
+            "has NaN or infinite entries",
+            "finite numbers",
+            f"an array of shape {kernels.shape} with some that are not",
+        )
     if np.any(kernels[np.arange(n) >= (n - starts)[..., None]] != 0.0):
-        raise wrong(NAME, "kernels", "has entries past the last row", "0 at lags t >= n - start",
-                    "others")
+        raise wrong(
+            NAME, "kernels", "has entries past the last row", "0 at lags t >= n - start", "others"
+        )
     if complete.dtype != bool:
-        raise wrong(NAME, "complete", "does not hold bools", "a bool array", complete.dtype,
-                    TypeError)
+        raise wrong(
+            NAME, "complete", "does not hold bools", "a bool array", complete.dtype, TypeError
+        )
     if complete.shape != num_bases.shape:
-        raise wrong(NAME, "complete", "does not match num_bases", f"shape {num_bases.shape}",
-                    f"shape {complete.shape}")
+        raise wrong(
+            NAME,
+            "complete",
+            "does not match num_bases",
+            f"shape {num_bases.shape}",
+            f"shape {complete.shape}",
+        )
 
 
-def belongs(function: str, argument: str, basis: ConvBasis, query: np.ndarray,
-            num_keys: int) -> None:
+def belongs(
+    function: str, argument: str, basis: ConvBasis, query: np.ndarray, num_keys: int
+) -> None:
     """`basis` has the heads, rows, columns and type of the logits of `query`."""
     rows = query.shape[-2]
     expected = (*query.shape[:-2], rows, min(rows, num_keys))
     if basis.shape != expected:
-        raise wrong(function, argument, "does not match the shape of the basis",
-                    f"logits of shape {expected}", f"a basis of shape {basis.shape}")
+        raise wrong(
+            function,
+            argument,
+            "does not match the shape of the basis",
+            f"logits of shape {expected}",
+            f"a basis of shape {basis.shape}",
+        )
     if basis.dtype != compute_dtype(query.dtype):
-        raise wrong(function, argument, "differs in dtype from the basis",
-                    f"a basis in {compute_dtype(query.dtype)} for inputs in {query.dtype}",
-                    f"a basis in {basis.dtype}", TypeError)
+        raise wrong(
+            function,
+            argument,
+            "differs in dtype from the basis",
+            f"a basis in {compute_dtype(query.dtype)} for inputs in {query.dtype}",
+            f"a basis in {basis.dtype}",
+            TypeError,
+        )

@@ -51,6 +51,15 @@ def conv_attention(
     heads: _Ints | None,
     num_threads: int,
 ) -> _Forward: ...
+def conv_attention_rows(
+    lower: _Strips,
+    upper: _Strips | None,
+    value: _Floats,
+    rows: _Ints,
+    out: _Floats,
+    heads: _Ints | None,
+    num_threads: int,
+) -> None: ...
 def all_finite(array: _Floats, num_threads: int) -> bool: ...
 def recover_starts(
     query: _Floats,

@@ -1,4 +1,4 @@
-"""From ``(..., seq, dim)`` arrays of any type to the ``(batch, heads, seq, dim)`` of the core, and back."""
+"""From ``(..., seq, dim)`` arrays of any type to the core's four dimensions, and back."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def operand(array: np.ndarray, trailing: int = 2) -> np.ndarray:
     return collapse(aligned, trailing)
 
 
-def buffer(out: np.ndarray | None, shape: tuple[int, ...], dtype: Any, *, direct: bool = True) -> np.ndarray:
+def buffer(
+    out: np.ndarray | None, shape: tuple[int, ...], dtype: Any, *, direct: bool = True
+) -> np.ndarray:
     """A (batch, heads, seq, dim) array for the core to write.
 
     It is `out` itself when the core can write there at once (`direct`, computing type, aligned,
@@ -42,7 +44,9 @@ def buffer(out: np.ndarray | None, shape: tuple[int, ...], dtype: Any, *, direct
     return np.empty(shape, dtype)
 
 
-def deliver(result: np.ndarray, out: np.ndarray | None, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+def deliver(
+    result: np.ndarray, out: np.ndarray | None, shape: tuple[int, ...], dtype: Any
+) -> np.ndarray:
     """The finished `result` as the caller gets it: in `out`, or in an array of its own."""
     if out is None:
         return result.reshape(shape).astype(dtype, copy=False)
@@ -93,8 +97,15 @@ class AttentionInputs:
 
 
 def attention_inputs(
-    function: str, query: object, key: object, value: object, attn_mask: object,
-    dropout_p: object, is_causal: object, scale: object, enable_gqa: object,
+    function: str,
+    query: object,
+    key: object,
+    value: object,
+    attn_mask: object,
+    dropout_p: object,
+    is_causal: object,
+    scale: object,
+    enable_gqa: object,
 ) -> AttentionInputs:
     """Check everything that the attention functions have in common, in argument order."""
     query = _validate.float_array(function, "query", query, min_ndim=2)
@@ -107,7 +118,11 @@ def attention_inputs(
     _validate.no_mask_or_dropout(function, attn_mask, dropout_p)
     is_causal = _validate.flag(function, "is_causal", is_causal)
     return AttentionInputs(
-        query=operand(query), key=operand(key), value=operand(value), lead=query.shape[:-2],
-        dtype=query.dtype, is_causal=is_causal,
+        query=operand(query),
+        key=operand(key),
+        value=operand(value),
+        lead=query.shape[:-2],
+        dtype=query.dtype,
+        is_causal=is_causal,
         scale=_validate.scale_or_default(function, scale, query.shape[-1]),
     )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from . import _basis_rules, _validate
 from ._layout import AttentionInputs
+from ._settings import ConvSettings
 from .basis import ConvBasis, Strips
-from .recover import RecoverOptions, find_starts, finite_logits, form_strips
+from .recover import Starts, find_starts, finite_logits, form_strips
 from .report import Stopwatch
 
 
@@ -20,7 +21,19 @@ class Plan:
     strips: tuple[Strips, ...]
     num_bases: np.ndarray  # (batch, heads): strips found, both triangles together
     complete: np.ndarray  # (batch, heads) bool: the data shows no more than that
-    by_strips: np.ndarray  # (batch, heads) bool: the others are to be computed exactly
+    formed: np.ndarray  # (batch, heads) bool: strips with kernels
+    by_strips: np.ndarray  # (batch, heads) bool: computed through them; the others exactly
+
+    def lower_upper(self) -> tuple[Strips, Strips | None]:
+        return self.strips[0], self.strips[1] if len(self.strips) > 1 else None
+
+    def listed(self) -> np.ndarray | None:
+        """Flat numbers of the heads that go through strips, None for all."""
+        return None if self.by_strips.all() else np.flatnonzero(self.by_strips)
+
+    def without(self, missed: np.ndarray) -> Plan:
+        """The same with the `missed` heads computed exactly."""
+        return replace(self, by_strips=self.by_strips & ~missed)
 
 
 def triangles(inputs: AttentionInputs) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -31,36 +44,25 @@ def triangles(inputs: AttentionInputs) -> list[tuple[np.ndarray, np.ndarray]]:
     return [lower, (inputs.query[:, :, ::-1], inputs.key[:, :, ::-1])]
 
 
-def given_basis(
-    function: str, basis: object, query: np.ndarray, key: np.ndarray, is_causal: bool
-) -> tuple[ConvBasis, ...] | None:
-    """The caller's basis, one ConvBasis a triangle; None when it is to be recovered."""
-    if basis is None:
-        return None
-    bases = (basis,) if isinstance(basis, ConvBasis) else basis
-    expected = "a ConvBasis" if is_causal else "(lower, upper), two ConvBasis"
-    if not isinstance(bases, (tuple, list)) or not all(isinstance(b, ConvBasis) for b in bases):
-        raise _validate.wrong(function, "basis", "has the wrong type", f"{expected}, or None",
-                              type(basis).__name__, TypeError)
-    if len(bases) != (1 if is_causal else 2):
-        raise _validate.wrong(function, "basis", f"does not fit is_causal={is_causal}", expected,
-                              f"{len(bases)} ConvBasis")
-    for one in bases:
-        _basis_rules.belongs(function, "basis", one, query, key.shape[-2])
-    return tuple(bases)
+def make_plan(
+    function: str, inputs: AttentionInputs, wanted: ConvSettings, clock: Stopwatch
+) -> Plan:
+    """Strips as given, or as the logits show them."""
+    if wanted.bases is not None:
+        return plan_given(wanted.bases, inputs.heads)
+    return plan_recovered(function, inputs, wanted, clock)
 
 
 def plan_given(bases: tuple[ConvBasis, ...], heads: tuple[int, int]) -> Plan:
     """Every head through the given strips, complete or not."""
     strips = tuple(basis.strips() for basis in bases)
     complete = np.logical_and.reduce([np.asarray(basis.complete) for basis in bases])
-    return Plan(strips, sum(part.num_bases for part in strips), complete.reshape(heads),
-                np.ones(heads, bool))
+    every = np.ones(heads, bool)
+    return Plan(strips, total_bases(strips), complete.reshape(heads), every, every)
 
 
 def plan_recovered(
-    function: str, inputs: AttentionInputs, options: RecoverOptions, check_finite: bool,
-    threads: int, clock: Stopwatch,
+    function: str, inputs: AttentionInputs, wanted: ConvSettings, clock: Stopwatch
 ) -> Plan:
     """Look for strips; where k is free, heads that show more than pay are left to exact attention.
 
@@ -68,13 +70,24 @@ def plan_recovered(
     """
     parts = triangles(inputs)
     with clock("recover"):
-        found = [find_starts(query, key, inputs.scale, options, threads) for query, key in parts]
+        found = [
+            find_starts(query, key, inputs.scale, wanted.options, wanted.threads)
+            for query, key in parts
+        ]
     complete = np.logical_and.reduce([part.complete for part in found])
-    by_strips = complete if options.num_bases is None else np.ones_like(complete)
+    by_strips = complete if wanted.options.num_bases is None else np.ones_like(complete)
     with clock("kernels"):
-        strips = tuple(form_strips(query, key, starts, by_strips, inputs.scale, threads)
-                       for (query, key), starts in zip(parts, found, strict=True))
-    if check_finite:
+        strips = tuple(
+            form_strips(query, key, starts, by_strips, inputs.scale, wanted.threads)
+            for (query, key), starts in zip(parts, found, strict=True)
+        )
+    if wanted.check_finite:
         for part in strips:
-            finite_logits(function, part.kernels, threads)
-    return Plan(strips, sum(part.num_bases for part in found), complete, by_strips)
+            finite_logits(function, part.kernels, wanted.threads)
+    return Plan(strips, total_bases(found), complete, by_strips, by_strips)
+
+
+def total_bases(parts: Sequence[Strips] | Sequence[Starts]) -> np.ndarray:
+    """Strips of each head, (batch, heads), all triangles together."""
+    total: np.ndarray = np.add.reduce([part.num_bases for part in parts])
+    return total

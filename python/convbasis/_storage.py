@@ -38,13 +38,28 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             content = {name: file[name] for name in file.files}
     except (ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
-        raise wrong("ConvBasis.load", "path", "is not a file of arrays", expected,
-                    f"{os.fspath(path)!r} ({error})") from error
+        raise wrong(
+            "ConvBasis.load",
+            "path",
+            "is not a file of arrays",
+            expected,
+            f"{os.fspath(path)!r} ({error})",
+        ) from error
     if str(content.get("format")) != FORMAT or not set(FIELDS) <= set(content):
-        raise wrong("ConvBasis.load", "path", "holds something else", expected,
-                    f"{os.fspath(path)!r} with the arrays {sorted(content)}")
+        raise wrong(
+            "ConvBasis.load",
+            "path",
+            "holds something else",
+            expected,
+            f"{os.fspath(path)!r} with the arrays {sorted(content)}",
+        )
     if int(content["version"]) != VERSION:
-        raise wrong("ConvBasis.load", "path", "has another format version", str(VERSION),
-                    int(content["version"]))
+        raise wrong(
+            "ConvBasis.load",
+            "path",
+            "has another format version",
+            str(VERSION),
+            int(content["version"]),
+        )
     arrays = {name: content[name] for name in FIELDS}
     return {**arrays, "num_columns": int(arrays["num_columns"])}

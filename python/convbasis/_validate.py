@@ -47,26 +47,48 @@ def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
 def float_array(function: str, name: str, value: object, *, min_ndim: int) -> np.ndarray:
     """`value` as a plain ndarray of a supported type and enough dimensions."""
     if not isinstance(value, np.ndarray):
-        raise wrong(function, name, "is not a NumPy array",
-                    f"numpy.ndarray (numpy.asarray({name}) makes one)",
-                    type(value).__name__, TypeError)
+        raise wrong(
+            function,
+            name,
+            "is not a NumPy array",
+            f"numpy.ndarray (numpy.asarray({name}) makes one)",
+            type(value).__name__,
+            TypeError,
+        )
     if isinstance(value, np.ma.MaskedArray):
-        raise wrong(function, name, "is a masked array, whose mask cannot be honoured",
-                    "a plain numpy.ndarray", type(value).__name__, TypeError)
+        raise wrong(
+            function,
+            name,
+            "is a masked array, whose mask cannot be honoured",
+            "a plain numpy.ndarray",
+            type(value).__name__,
+            TypeError,
+        )
     if value.dtype not in (np.float32, np.float64, np.float16) and not is_bfloat16(value.dtype):
-        raise wrong(function, name, "has an unsupported dtype",
-                    "float32, float64, float16 or bfloat16 in native byte order",
-                    value.dtype, TypeError)
+        raise wrong(
+            function,
+            name,
+            "has an unsupported dtype",
+            "float32, float64, float16 or bfloat16 in native byte order",
+            value.dtype,
+            TypeError,
+        )
     if value.ndim < min_ndim:
-        raise wrong(function, name, "has too few dimensions", f"at least {min_ndim}",
-                    f"{value.ndim} (shape {value.shape})")
+        raise wrong(
+            function,
+            name,
+            "has too few dimensions",
+            f"at least {min_ndim}",
+            f"{value.ndim} (shape {value.shape})",
+        )
     return np.asarray(value)
 
 
 def same_dtype(function: str, name: str, array: np.ndarray, first: str, dtype: Any) -> None:
     if array.dtype != dtype:
-        raise wrong(function, name, f"differs in dtype from {first}", str(dtype), array.dtype,
-                    TypeError)
+        raise wrong(
+            function, name, f"differs in dtype from {first}", str(dtype), array.dtype, TypeError
+        )
 
 
 def attention_shapes(
@@ -76,44 +98,88 @@ def attention_shapes(
     if query.shape[-1] == 0:
         raise wrong(function, "query", "has a head_dim of 0", "at least 1", f"shape {query.shape}")
     if enable_gqa and query.ndim < 3:
-        raise wrong(function, "query", "has no heads to share by enable_gqa",
-                    "shape (..., heads, seq, head_dim)", f"shape {query.shape}")
+        raise wrong(
+            function,
+            "query",
+            "has no heads to share by enable_gqa",
+            "shape (..., heads, seq, head_dim)",
+            f"shape {query.shape}",
+        )
     if key.ndim != query.ndim:
-        raise wrong(function, "key", "differs in rank from query", f"{query.ndim} dimensions",
-                    f"{key.ndim} (shape {key.shape})")
+        raise wrong(
+            function,
+            "key",
+            "differs in rank from query",
+            f"{query.ndim} dimensions",
+            f"{key.ndim} (shape {key.shape})",
+        )
     if key.shape[-1] != query.shape[-1]:
-        raise wrong(function, "key", "differs in head_dim from query", str(query.shape[-1]),
-                    f"{key.shape[-1]} (shape {key.shape})")
+        raise wrong(
+            function,
+            "key",
+            "differs in head_dim from query",
+            str(query.shape[-1]),
+            f"{key.shape[-1]} (shape {key.shape})",
+        )
     kept = query.ndim - (3 if enable_gqa else 2)  # leading dimensions that must be equal
     if key.shape[:kept] != query.shape[:kept]:
         hint = "" if enable_gqa else " (enable_gqa=True lets heads share keys)"
-        raise wrong(function, "key", "differs in leading dimensions from query" + hint,
-                    str(query.shape[:kept]), f"{key.shape[:kept]} (shape {key.shape})")
+        raise wrong(
+            function,
+            "key",
+            "differs in leading dimensions from query" + hint,
+            str(query.shape[:kept]),
+            f"{key.shape[:kept]} (shape {key.shape})",
+        )
     if enable_gqa and (key.shape[-3] == 0) != (query.shape[-3] == 0):
-        raise wrong(function, "key", "has no heads that query could share",
-                    f"a divisor of {query.shape[-3]} heads",
-                    f"{key.shape[-3]} (shape {key.shape})")
+        raise wrong(
+            function,
+            "key",
+            "has no heads that query could share",
+            f"a divisor of {query.shape[-3]} heads",
+            f"{key.shape[-3]} (shape {key.shape})",
+        )
     if enable_gqa and key.shape[-3] and query.shape[-3] % key.shape[-3]:
-        raise wrong(function, "key", "has a number of heads that query cannot share evenly",
-                    f"a divisor of {query.shape[-3]} heads",
-                    f"{key.shape[-3]} (shape {key.shape})")
+        raise wrong(
+            function,
+            "key",
+            "has a number of heads that query cannot share evenly",
+            f"a divisor of {query.shape[-3]} heads",
+            f"{key.shape[-3]} (shape {key.shape})",
+        )
     if value is None:
         return
     if value.shape[:-1] != key.shape[:-1]:
-        raise wrong(function, "value", "does not match key", f"shape {(*key.shape[:-1], 'd_v')}",
-                    f"shape {value.shape}")
+        raise wrong(
+            function,
+            "value",
+            "does not match key",
+            f"shape {(*key.shape[:-1], 'd_v')}",
+            f"shape {value.shape}",
+        )
     if value.shape[-1] == 0:
         raise wrong(function, "value", "has a head_dim of 0", "at least 1", f"shape {value.shape}")
 
 
 def no_mask_or_dropout(function: str, attn_mask: object, dropout_p: object) -> None:
     if attn_mask is not None:
-        raise wrong(function, "attn_mask", "is given and cannot be honoured",
-                    "None (is_causal=True masks the future)", type(attn_mask).__name__,
-                    NotImplementedError)
+        raise wrong(
+            function,
+            "attn_mask",
+            "is given and cannot be honoured",
+            "None (is_causal=True masks the future)",
+            type(attn_mask).__name__,
+            NotImplementedError,
+        )
     if number(function, "dropout_p", dropout_p) != 0.0:
-        raise wrong(function, "dropout_p", "is not 0 and cannot be honoured", "0.0", dropout_p,
-                    NotImplementedError)
+        raise wrong(
+            function,
+            "dropout_p",
+            "is not 0 and cannot be honoured",
+            "0.0",
+            dropout_p,
+            NotImplementedError,
+        )
 
 
 def flag(function: str, name: str, value: object) -> bool:
@@ -167,15 +233,24 @@ def threads(function: str, num_threads: object) -> int:
 
 
 def output(
-    function: str, out: object, shape: tuple[int, ...], dtype: Any,
+    function: str,
+    out: object,
+    shape: tuple[int, ...],
+    dtype: Any,
     inputs: Iterable[tuple[str, np.ndarray]],
 ) -> np.ndarray | None:
     """`out` if every element of it can be written without touching another or an input."""
     if out is None:
         return None
     if not isinstance(out, np.ndarray):
-        raise wrong(function, "out", "is not a NumPy array", "numpy.ndarray or None",
-                    type(out).__name__, TypeError)
+        raise wrong(
+            function,
+            "out",
+            "is not a NumPy array",
+            "numpy.ndarray or None",
+            type(out).__name__,
+            TypeError,
+        )
     if out.dtype != dtype:
         raise wrong(function, "out", "has the wrong dtype", str(dtype), out.dtype, TypeError)
     if out.shape != shape:
@@ -183,12 +258,18 @@ def output(
     if not out.flags.writeable:
         raise wrong(function, "out", "is read-only", "a writeable array", "writeable=False")
     if overlaps_itself(out):
-        raise wrong(function, "out", "has elements that share memory",
-                    "an array whose elements are all its own", f"strides {out.strides}")
+        raise wrong(
+            function,
+            "out",
+            "has elements that share memory",
+            "an array whose elements are all its own",
+            f"strides {out.strides}",
+        )
     for name, array in inputs:
         if overlap(out, array):
-            raise wrong(function, "out", f"overlaps {name}", "memory of its own",
-                        "arrays that share memory")
+            raise wrong(
+                function, "out", f"overlaps {name}", "memory of its own", "arrays that share memory"
+            )
     return out
 
 
@@ -211,7 +292,8 @@ def overlaps_itself(array: np.ndarray) -> bool:
 def overlap(one: np.ndarray, other: np.ndarray) -> bool:
     """Whether two arrays share an element; a case too hard to decide counts as yes."""
     try:
-        return bool(np.shares_memory(one, other, max_work=OVERLAP_EFFORT))
+        effort: Any = OVERLAP_EFFORT  # the stubs of NumPy know only -1 and 0
+        return bool(np.shares_memory(one, other, max_work=effort))
     except np.exceptions.TooHardError:
         return True
 
@@ -220,5 +302,10 @@ def finite(function: str, arrays: Iterable[tuple[str, np.ndarray]], num_threads:
     """All 4-D `arrays` are free of NaN and infinity, which a transform would spread."""
     for name, array in arrays:
         if not _core.all_finite(array, num_threads):
-            raise wrong(function, name, "has NaN or infinite entries", "finite numbers",
-                        f"an array of shape {array.shape} with some that are not")
+            raise wrong(
+                function,
+                name,
+                "has NaN or infinite entries",
+                "finite numbers",
+                f"an array of shape {array.shape} with some that are not",
+            )

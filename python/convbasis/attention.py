@@ -7,20 +7,34 @@ from typing import Any
 import numpy as np
 
 from . import _core, _layout, _validate
-from ._judge import account, deviation, judge, tolerance_missed
-from ._plan import Plan, given_basis, plan_given, plan_recovered
+from ._plan import make_plan
+from ._run import computed, result_arrays, results
+from ._settings import conv_settings
 from .basis import ConvBasis
-from .recover import RecoverOptions, recover_options
-from .report import Report, Stopwatch
+from .recover import RecoverOptions
+from .report import Stopwatch
 
 
 def conv_attention(
-    query: np.ndarray, key: np.ndarray, value: np.ndarray, attn_mask: None = None,
-    dropout_p: float = 0.0, is_causal: bool = False, *, scale: float | None = None,
-    enable_gqa: bool = False, basis: ConvBasis | tuple[ConvBasis, ConvBasis] | None = None,
-    options: RecoverOptions | None = None, tol: float | None = None, on_miss: str = "exact",
-    check_finite: bool = True, out: np.ndarray | None = None, return_lse: bool = False,
-    return_report: bool = False, certify: bool = False, num_threads: int | None = None,
+    query: np.ndarray,
+    key: np.ndarray,
+    value: np.ndarray,
+    attn_mask: None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    basis: ConvBasis | tuple[ConvBasis, ConvBasis] | None = None,
+    options: RecoverOptions | None = None,
+    tol: float | None = None,
+    on_miss: str = "exact",
+    check_finite: bool = True,
+    out: np.ndarray | None = None,
+    return_lse: bool = False,
+    return_report: bool = False,
+    certify: bool = False,
+    num_threads: int | None = None,
 ) -> Any:
     """Softmax attention through a conv basis of the logits, ``D^-1 exp(H~) V``.
 
@@ -107,66 +121,49 @@ def conv_attention(
     (2, 0, True)
     """
     name = "conv_attention"
-    inputs = _layout.attention_inputs(name, query, key, value, attn_mask, dropout_p, is_causal,
-                                      scale, enable_gqa)
-    if not is_causal and inputs.key.shape[2] != inputs.query.shape[2]:
-        raise _validate.wrong(name, "key", "differs in length from query without is_causal",
-                              f"{inputs.query.shape[2]} rows (exact_attention takes any number)",
-                              inputs.key.shape[2], NotImplementedError)
-    bases = given_basis(name, basis, query, key, inputs.is_causal)
-    if bases is not None and options is not None:
-        raise _validate.wrong(name, "options", "is given together with basis", "one of the two",
-                              "both")
-    options = recover_options(name, options)
-    tol = _validate.tolerance(name, tol)
-    on_miss = _validate.choice(name, "on_miss", on_miss, ("exact", "error", "keep"))
-    check_finite = _validate.flag(name, "check_finite", check_finite)
-    _validate.output(name, out, inputs.out_shape, inputs.dtype,
-                     [("query", query), ("key", key), ("value", value)])
-    return_lse = _validate.flag(name, "return_lse", return_lse)
-    return_report = _validate.flag(name, "return_report", return_report)
-    certify = _validate.flag(name, "certify", certify)
-    if certify and not return_report:
-        raise _validate.wrong(name, "certify", "is set, but no report would tell the bound",
-                              "return_report=True with it", "return_report=False")
-    threads = _validate.threads(name, num_threads)
+    inputs = _layout.attention_inputs(
+        name, query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa
+    )
+    wanted = conv_settings(
+        inputs,
+        query,
+        key,
+        value,
+        basis=basis,
+        options=options,
+        tol=tol,
+        on_miss=on_miss,
+        check_finite=check_finite,
+        out=out,
+        return_lse=return_lse,
+        return_report=return_report,
+        certify=certify,
+        num_threads=num_threads,
+    )
     clock = Stopwatch()
-    if check_finite:
+    if wanted.check_finite:
         with clock("check"):
-            _validate.finite(name, inputs.named(), threads)
+            _validate.finite(name, inputs.named(), wanted.threads)
 
     inputs = inputs.without_unseen_keys()
-    if bases is not None:
-        plan = plan_given(bases, inputs.heads)
-    else:
-        plan = plan_recovered(name, inputs, options, check_finite, threads, clock)
-    target, lse = result_arrays(inputs, out, return_lse, direct=on_miss != "error")
-    forward = through_strips(inputs, plan, target, lse, threads, clock)
-    exact = ~plan.by_strips
-    exactly(inputs, exact, target, lse, threads, clock)
-
-    report = None
-    if tol is not None or return_report:
-        with clock("estimate"):
-            verdict = judge(inputs, target, threads)
-            missed = verdict.misses(plan, tol)
-            logits = deviation(inputs, plan, certify, threads) if return_report else None
-        if on_miss == "error" and missed.any():
-            raise tolerance_missed(name, inputs, verdict, missed, tol)
-        if on_miss == "exact":
-            exactly(inputs, missed, target, lse, threads, clock)
-            exact |= missed
-        if return_report:
-            report = account(inputs, plan, verdict, logits, exact, forward, certify=certify,
-                             tol=tol, on_miss=on_miss, clock=clock)
-    return results(inputs, target, out, lse, report)
+    plan = make_plan(name, inputs, wanted, clock)
+    return computed(inputs, plan, wanted, out, return_lse, return_report, clock)
 
 
 def exact_attention(
-    query: np.ndarray, key: np.ndarray, value: np.ndarray, attn_mask: None = None,
-    dropout_p: float = 0.0, is_causal: bool = False, *, scale: float | None = None,
-    enable_gqa: bool = False, check_finite: bool = True, out: np.ndarray | None = None,
-    return_lse: bool = False, num_threads: int | None = None,
+    query: np.ndarray,
+    key: np.ndarray,
+    value: np.ndarray,
+    attn_mask: None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    check_finite: bool = True,
+    out: np.ndarray | None = None,
+    return_lse: bool = False,
+    num_threads: int | None = None,
 ) -> Any:
     """Softmax attention in tiles, ``D^-1 exp(H) V``: nothing approximated, nothing n x n.
 
@@ -204,67 +201,32 @@ def exact_attention(
            [3.]])
     """
     name = "exact_attention"
-    inputs = _layout.attention_inputs(name, query, key, value, attn_mask, dropout_p, is_causal,
-                                      scale, enable_gqa)
+    inputs = _layout.attention_inputs(
+        name, query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa
+    )
     check_finite = _validate.flag(name, "check_finite", check_finite)
-    _validate.output(name, out, inputs.out_shape, inputs.dtype,
-                     [("query", query), ("key", key), ("value", value)])
+    _validate.output(
+        name,
+        out,
+        inputs.out_shape,
+        inputs.dtype,
+        [("query", query), ("key", key), ("value", value)],
+    )
     return_lse = _validate.flag(name, "return_lse", return_lse)
     threads = _validate.threads(name, num_threads)
     if check_finite:
         _validate.finite(name, inputs.named(), threads)
 
     target, lse = result_arrays(inputs, out, return_lse)
-    _core.exact_attention(inputs.query, inputs.key, inputs.value, target, lse, inputs.scale,
-                          inputs.is_causal, None, threads)
+    _core.exact_attention(
+        inputs.query,
+        inputs.key,
+        inputs.value,
+        target,
+        lse,
+        inputs.scale,
+        inputs.is_causal,
+        None,
+        threads,
+    )
     return results(inputs, target, out, lse)
-
-
-def result_arrays(
-    inputs: _layout.AttentionInputs, out: np.ndarray | None, return_lse: bool, *,
-    direct: bool = True,
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """What the core writes: the output, in `out` itself where it can be, and the lse if wanted."""
-    shape = (*inputs.query.shape[:3], inputs.value.shape[3])
-    target = _layout.buffer(out, shape, inputs.compute, direct=direct)
-    return target, np.empty(shape[:3], inputs.compute) if return_lse else None
-
-
-def results(
-    inputs: _layout.AttentionInputs, target: np.ndarray, out: np.ndarray | None,
-    lse: np.ndarray | None, report: Report | None = None,
-) -> Any:
-    """The output, and a tuple of all that was asked for when there is more."""
-    output = _layout.deliver(target, out, inputs.out_shape, inputs.dtype)
-    extra = [inputs.restore(lse)] if lse is not None else []
-    extra += [report] if report is not None else []
-    return (output, *extra) if extra else output
-
-
-def through_strips(
-    inputs: _layout.AttentionInputs, plan: Plan, target: np.ndarray, lse: np.ndarray | None,
-    threads: int, clock: Stopwatch,
-) -> dict[str, Any]:
-    """Compute the heads that have strips; what the core says about it."""
-    if not plan.by_strips.any():
-        return {}
-    heads = None if plan.by_strips.all() else np.flatnonzero(plan.by_strips)
-    upper = plan.strips[1] if len(plan.strips) > 1 else None
-    with clock("attend"):
-        forward = _core.conv_attention(plan.strips[0], upper, inputs.value, target, lse, heads,
-                                       threads)
-    for stage, seconds in forward["seconds"].items():
-        clock.add(stage, seconds)
-    return forward
-
-
-def exactly(
-    inputs: _layout.AttentionInputs, chosen: np.ndarray, target: np.ndarray,
-    lse: np.ndarray | None, threads: int, clock: Stopwatch,
-) -> None:
-    """Compute the `chosen` heads by exact attention."""
-    if not chosen.any():
-        return
-    with clock("exact"):
-        _core.exact_attention(inputs.query, inputs.key, inputs.value, target, lse, inputs.scale,
-                              inputs.is_causal, np.flatnonzero(chosen), threads)

@@ -65,8 +65,15 @@ class ConvBasis:
 
     __slots__ = ("_complete", "_kernels", "_num_bases", "_num_columns", "_starts")
 
-    def __init__(self, starts: Any, num_bases: Any, kernels: np.ndarray, *,
-                 num_columns: int | None = None, complete: Any = True) -> None:
+    def __init__(
+        self,
+        starts: Any,
+        num_bases: Any,
+        kernels: np.ndarray,
+        *,
+        num_columns: int | None = None,
+        complete: Any = True,
+    ) -> None:
         kernels = _validate.float_array("ConvBasis", "kernels", kernels, min_ndim=2)
         if num_columns is None:
             num_columns = kernels.shape[-1]
@@ -74,32 +81,50 @@ class ConvBasis:
         complete = np.array(complete)
         if complete.ndim == 0:
             complete = np.full(num_bases.shape, complete)
-        self._fill(_basis_rules.integers("starts", starts), num_bases, kernels.copy(), num_columns,
-                   complete)
+        self._fill(
+            _basis_rules.integers("starts", starts),
+            num_bases,
+            kernels.copy(),
+            num_columns,
+            complete,
+        )
         _basis_rules.check(self._starts, num_bases, kernels, num_columns, complete)
 
-    def _fill(self, starts: np.ndarray, num_bases: np.ndarray, kernels: np.ndarray,
-              num_columns: int, complete: np.ndarray) -> None:
+    def _fill(
+        self,
+        starts: np.ndarray,
+        num_bases: np.ndarray,
+        kernels: np.ndarray,
+        num_columns: int,
+        complete: np.ndarray,
+    ) -> None:
         self._starts, self._num_bases, self._kernels = starts, num_bases, kernels
         self._num_columns, self._complete = num_columns, complete
         for array in (starts, num_bases, kernels, complete):
             array.flags.writeable = False
 
     @classmethod
-    def of_strips(cls, strips: Strips, lead: tuple[int, ...],
-                  complete: np.ndarray) -> ConvBasis:
+    def of_strips(cls, strips: Strips, lead: tuple[int, ...], complete: np.ndarray) -> ConvBasis:
         """A basis that owns arrays made by this package, which are right by construction."""
         n, k = strips.kernels.shape[3], strips.kernels.shape[2]
         basis = object.__new__(cls)
-        basis._fill(strips.starts.reshape((*lead, k)), strips.num_bases.reshape(lead),
-                    strips.kernels.reshape((*lead, k, n)), strips.num_columns,
-                    complete.reshape(lead))
+        basis._fill(
+            strips.starts.reshape((*lead, k)),
+            strips.num_bases.reshape(lead),
+            strips.kernels.reshape((*lead, k, n)),
+            strips.num_columns,
+            complete.reshape(lead),
+        )
         return basis
 
     def strips(self) -> Strips:
         """The basis as the core takes it; views."""
-        return Strips(_layout.collapse(self._starts, 1), _layout.collapse(self._num_bases, 0),
-                      _layout.collapse(self._kernels, 2), self._num_columns)
+        return Strips(
+            _layout.collapse(self._starts, 1),
+            _layout.collapse(self._num_bases, 0),
+            _layout.collapse(self._kernels, 2),
+            self._num_columns,
+        )
 
     @property
     def starts(self) -> np.ndarray:
@@ -144,7 +169,8 @@ class ConvBasis:
     @property
     def sizes(self) -> np.ndarray:
         """The paper's ``m_r = n - starts``, (..., k); 0 for unused strips."""
-        return self._kernels.shape[-1] - self._starts
+        sizes: np.ndarray = self._kernels.shape[-1] - self._starts
+        return sizes
 
     @property
     def differences(self) -> np.ndarray:
@@ -152,7 +178,7 @@ class ConvBasis:
 
         ``b_r = kernels[r] - kernels[r - 1]`` in the first m_r entries, 0 after.
         """
-        vectors = self._kernels.copy()
+        vectors: np.ndarray = self._kernels.copy()
         vectors[..., 1:, :] -= self._kernels[..., :-1, :]
         vectors[np.arange(vectors.shape[-1]) >= self.sizes[..., None]] = 0.0
         return vectors
@@ -174,8 +200,13 @@ class ConvBasis:
         """
         limit = np.log(np.finfo(self.dtype).max)
         if self._kernels.max(initial=0.0) > limit:
-            raise _validate.wrong("ConvBasis.exp", "kernels", "has entries whose exp overflows",
-                                  f"at most {limit:.1f} in {self.dtype}", self._kernels.max())
+            raise _validate.wrong(
+                "ConvBasis.exp",
+                "kernels",
+                "has entries whose exp overflows",
+                f"at most {limit:.1f} in {self.dtype}",
+                self._kernels.max(),
+            )
         n = self._kernels.shape[-1]
         padded = np.concatenate([self._starts, np.full((*self.lead, 1), n)], axis=-1)
         late = (padded[..., 0] > 0) & (min(n, self._num_columns) > 0)
@@ -185,13 +216,17 @@ class ConvBasis:
             first = late[..., None]
             starts = np.where(first, np.roll(padded, 1, axis=-1), padded)
             starts[..., 0][late] = 0
-            kernels = np.where(first[..., None], np.concatenate([zero, kernels], axis=-2),
-                               np.concatenate([kernels, zero], axis=-2))
+            kernels = np.where(
+                first[..., None],
+                np.concatenate([zero, kernels], axis=-2),
+                np.concatenate([kernels, zero], axis=-2),
+            )
         kernels = np.exp(kernels)
         kernels[np.arange(n) >= (n - starts)[..., None]] = 0.0
         result = object.__new__(ConvBasis)
-        result._fill(starts.copy(), self._num_bases + late, kernels, self._num_columns,
-                     self._complete.copy())
+        result._fill(
+            starts.copy(), self._num_bases + late, kernels, self._num_columns, self._complete.copy()
+        )
         return result
 
     def row_sums(self, *, num_threads: int | None = None) -> np.ndarray:
@@ -215,9 +250,17 @@ class ConvBasis:
                     dense[head][j:, j] = strips.kernels[head][r, : n - j]
         return dense.reshape(self.shape)
 
-    def residual(self, query: np.ndarray, key: np.ndarray, *, scale: float | None = None,
-                 enable_gqa: bool = False, samples: int | None = None,
-                 rng: np.random.Generator | None = None, num_threads: int | None = None) -> Any:
+    def residual(
+        self,
+        query: np.ndarray,
+        key: np.ndarray,
+        *,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+        samples: int | None = None,
+        rng: np.random.Generator | None = None,
+        num_threads: int | None = None,
+    ) -> Any:
         """Logit deviation ``max |scale * Q K^T - H|`` on and below the diagonal, per head.
 
         ``2 * (exp(residual) - 1) * max|V|`` bounds the error of attention through this basis
@@ -287,11 +330,14 @@ class ConvBasis:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ConvBasis):
             return NotImplemented
-        return (self.shape == other.shape and self.dtype == other.dtype
-                and np.array_equal(self._starts, other._starts)
-                and np.array_equal(self._num_bases, other._num_bases)
-                and np.array_equal(self._kernels, other._kernels)
-                and np.array_equal(self._complete, other._complete))
+        return (
+            self.shape == other.shape
+            and self.dtype == other.dtype
+            and np.array_equal(self._starts, other._starts)
+            and np.array_equal(self._num_bases, other._num_bases)
+            and np.array_equal(self._kernels, other._kernels)
+            and np.array_equal(self._complete, other._complete)
+        )
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -300,8 +346,13 @@ class ConvBasis:
 
     def _state(self) -> dict[str, Any]:
         """The constructor's arguments."""
-        return {"starts": self._starts, "num_bases": self._num_bases, "kernels": self._kernels,
-                "num_columns": self._num_columns, "complete": self._complete}
+        return {
+            "starts": self._starts,
+            "num_bases": self._num_bases,
+            "kernels": self._kernels,
+            "num_columns": self._num_columns,
+            "complete": self._complete,
+        }
 
     def __repr__(self) -> str:
         low = self._num_bases.min(initial=np.iinfo(np.int64).max)

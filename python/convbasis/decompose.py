@@ -51,8 +51,9 @@ def decompose(matrix: np.ndarray, *, atol: float = 0.0) -> ConvBasis:
     matrix = _validate.float_array(name, "matrix", matrix, min_ndim=2)
     n = matrix.shape[-1]
     if matrix.shape[-2] != n:
-        raise _validate.wrong(name, "matrix", "is not square", "shape (..., n, n)",
-                              f"shape {matrix.shape}")
+        raise _validate.wrong(
+            name, "matrix", "is not square", "shape (..., n, n)", f"shape {matrix.shape}"
+        )
     atol = _validate.number(name, "atol", atol)
     if atol < 0.0:
         raise _validate.wrong(name, "atol", "is negative", "at least 0", atol)
@@ -81,8 +82,13 @@ def scan(matrix: np.ndarray, atol: float) -> tuple[list[int], list[np.ndarray]]:
     for j in range(n):
         if matrix[:j, j].any():
             row = int(np.flatnonzero(matrix[:j, j])[0])
-            raise _validate.wrong("decompose", "matrix", "has entries above the diagonal",
-                                  "a lower-triangular matrix", f"{matrix[row, j]} at ({row}, {j})")
+            raise _validate.wrong(
+                "decompose",
+                "matrix",
+                "has entries above the diagonal",
+                "a lower-triangular matrix",
+                f"{matrix[row, j]} at ({row}, {j})",
+            )
         column = matrix[j:, j]
         if np.any(np.abs(column - kernels[-1][: n - j]) > atol):
             starts.append(j)

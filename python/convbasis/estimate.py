@@ -113,7 +113,8 @@ def jackknife_error(errors: np.ndarray, weights: np.ndarray) -> np.ndarray:
     tiny = 1e-12  # one row may carry all of the sum
     left_out = np.log(np.maximum(1.0 - errors, tiny) / np.maximum(1.0 - weights, tiny))
     deviation = left_out - left_out.mean(-1, keepdims=True)
-    return np.sqrt((samples - 1) / samples * (deviation**2).sum(-1))
+    spread: np.ndarray = np.sqrt((samples - 1) / samples * (deviation**2).sum(-1))
+    return spread
 
 
 def skewness_corrected(

@@ -64,9 +64,13 @@ class RecoverOptions:
         if _validate.number(name, "epsilon", self.epsilon) < 0.0:
             raise _validate.wrong(name, "epsilon", "is negative", "at least 0", self.epsilon)
         if self.epsilon > self.delta / (5 * self.window):
-            raise _validate.wrong(name, "epsilon", "is too large to tell strips apart",
-                                  f"at most delta / (5 * window) = "
-                                  f"{self.delta / (5 * self.window):g}", self.epsilon)
+            raise _validate.wrong(
+                name,
+                "epsilon",
+                "is too large to tell strips apart",
+                f"at most delta / (5 * window) = {self.delta / (5 * self.window):g}",
+                self.epsilon,
+            )
         _validate.choice(name, "search", self.search, ("scan", "bisect"))
 
 
@@ -82,13 +86,27 @@ def find_starts(
     query: np.ndarray, key: np.ndarray, scale: float, options: RecoverOptions, threads: int
 ) -> Starts:
     """Starts of the strips of 4-D `query` and `key`, at most as many as `options` allow."""
-    return Starts(*_core.recover_starts(query, key, scale, options.num_bases, options.window,
-                                        options.delta, options.epsilon,
-                                        options.search == "bisect", threads))
+    return Starts(
+        *_core.recover_starts(
+            query,
+            key,
+            scale,
+            options.num_bases,
+            options.window,
+            options.delta,
+            options.epsilon,
+            options.search == "bisect",
+            threads,
+        )
+    )
 
 
 def form_strips(
-    query: np.ndarray, key: np.ndarray, found: Starts, wanted: np.ndarray, scale: float,
+    query: np.ndarray,
+    key: np.ndarray,
+    found: Starts,
+    wanted: np.ndarray,
+    scale: float,
     threads: int,
 ) -> Strips:
     """Strips with their kernels, for the `wanted` heads alone; the others get none. O(k n d)."""
@@ -102,8 +120,13 @@ def form_strips(
 
 
 def recover_basis(
-    query: np.ndarray, key: np.ndarray, *, scale: float | None = None, enable_gqa: bool = False,
-    options: RecoverOptions | None = None, num_threads: int | None = None,
+    query: np.ndarray,
+    key: np.ndarray,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    options: RecoverOptions | None = None,
+    num_threads: int | None = None,
 ) -> ConvBasis:
     """Recover the conv basis of the logits ``scale * Q K^T`` on and below the diagonal.
 
@@ -175,13 +198,24 @@ def recover_options(function: str, options: object) -> RecoverOptions:
     if options is None:
         return RecoverOptions()
     if not isinstance(options, RecoverOptions):
-        raise _validate.wrong(function, "options", "has the wrong type", "RecoverOptions or None",
-                              type(options).__name__, TypeError)
+        raise _validate.wrong(
+            function,
+            "options",
+            "has the wrong type",
+            "RecoverOptions or None",
+            type(options).__name__,
+            TypeError,
+        )
     return options
 
 
 def finite_logits(function: str, kernels: np.ndarray, threads: int) -> None:
     """Finite query and key may still have products that overflow; no strip can hold those."""
     if not _core.all_finite(kernels, threads):
-        raise _validate.wrong(function, "query", "has logits with key that overflow",
-                              f"finite products in {kernels.dtype}", "infinite ones")
+        raise _validate.wrong(
+            function,
+            "query",
+            "has logits with key that overflow",
+            f"finite products in {kernels.dtype}",
+            "infinite ones",
+        )

@@ -9,7 +9,11 @@ from .basis import ConvBasis, Strips
 
 
 def conv_matmul(
-    basis: ConvBasis, x: np.ndarray, *, transpose: bool = False, out: np.ndarray | None = None,
+    basis: ConvBasis,
+    x: np.ndarray,
+    *,
+    transpose: bool = False,
+    out: np.ndarray | None = None,
     num_threads: int | None = None,
 ) -> np.ndarray:
     """``H @ x``, or ``H.T @ x``, for the matrices of a basis.
@@ -54,29 +58,45 @@ def conv_matmul(
     """
     name = "conv_matmul"
     if not isinstance(basis, ConvBasis):
-        raise _validate.wrong(name, "basis", "has the wrong type", "ConvBasis",
-                              type(basis).__name__, TypeError)
+        raise _validate.wrong(
+            name, "basis", "has the wrong type", "ConvBasis", type(basis).__name__, TypeError
+        )
     x = _validate.float_array(name, "x", x, min_ndim=1)
     if basis.dtype != _validate.compute_dtype(x.dtype):
-        raise _validate.wrong(name, "x", "differs in dtype from basis",
-                              f"{basis.dtype} to compute in", x.dtype, TypeError)
+        raise _validate.wrong(
+            name,
+            "x",
+            "differs in dtype from basis",
+            f"{basis.dtype} to compute in",
+            x.dtype,
+            TypeError,
+        )
     rows, columns = basis.shape[-2:]
     given, made = (rows, columns) if transpose else (columns, rows)
     depth = len(basis.lead) + 1
     if x.shape[:depth] != (*basis.lead, given) or x.ndim > depth + 1:
-        raise _validate.wrong(name, "x", "does not match basis",
-                              f"shape {(*basis.lead, given)} or {(*basis.lead, given, 'channels')}",
-                              f"shape {x.shape}")
+        raise _validate.wrong(
+            name,
+            "x",
+            "does not match basis",
+            f"shape {(*basis.lead, given)} or {(*basis.lead, given, 'channels')}",
+            f"shape {x.shape}",
+        )
     transpose = _validate.flag(name, "transpose", transpose)
     shape = (*basis.lead, made, *x.shape[depth:])
     _validate.output(name, out, shape, x.dtype, [("x", x)])
     threads = _validate.threads(name, num_threads)
-    return multiply(name, basis.strips(), x, out, shape, transpose, threads,
-                    is_vector=x.ndim == depth)
+    return multiply(
+        name, basis.strips(), x, out, shape, transpose, threads, is_vector=x.ndim == depth
+    )
 
 
 def toeplitz_matmul(
-    column: np.ndarray, x: np.ndarray, *, transpose: bool = False, out: np.ndarray | None = None,
+    column: np.ndarray,
+    x: np.ndarray,
+    *,
+    transpose: bool = False,
+    out: np.ndarray | None = None,
     num_threads: int | None = None,
 ) -> np.ndarray:
     """``conv(column) @ x``: product with one lower-triangular Toeplitz matrix a head.
@@ -114,9 +134,13 @@ def toeplitz_matmul(
     x = _validate.float_array(name, "x", x, min_ndim=1)
     _validate.same_dtype(name, "x", x, "column", column.dtype)
     if x.shape[: column.ndim] != column.shape or x.ndim > column.ndim + 1:
-        raise _validate.wrong(name, "x", "does not match column",
-                              f"shape {column.shape} or {(*column.shape, 'channels')}",
-                              f"shape {x.shape}")
+        raise _validate.wrong(
+            name,
+            "x",
+            "does not match column",
+            f"shape {column.shape} or {(*column.shape, 'channels')}",
+            f"shape {x.shape}",
+        )
     transpose = _validate.flag(name, "transpose", transpose)
     _validate.output(name, out, x.shape, x.dtype, [("column", column), ("x", x)])
     threads = _validate.threads(name, num_threads)
@@ -125,15 +149,27 @@ def toeplitz_matmul(
     _validate.finite(name, [("column", kernel)], threads)
     batch, heads, _, n = kernel.shape
     k = min(n, 1)  # an empty matrix has no strip
-    strips = Strips(np.zeros((batch, heads, k), np.int64), np.full((batch, heads), k, np.int64),
-                    kernel[:, :, :k], n)
-    return multiply(name, strips, x, out, x.shape, transpose, threads,
-                    is_vector=x.ndim == column.ndim)
+    strips = Strips(
+        np.zeros((batch, heads, k), np.int64),
+        np.full((batch, heads), k, np.int64),
+        kernel[:, :, :k],
+        n,
+    )
+    return multiply(
+        name, strips, x, out, x.shape, transpose, threads, is_vector=x.ndim == column.ndim
+    )
 
 
 def multiply(
-    function: str, strips: Strips, x: np.ndarray, out: np.ndarray | None, shape: tuple[int, ...],
-    transpose: bool, threads: int, *, is_vector: bool,
+    function: str,
+    strips: Strips,
+    x: np.ndarray,
+    out: np.ndarray | None,
+    shape: tuple[int, ...],
+    transpose: bool,
+    threads: int,
+    *,
+    is_vector: bool,
 ) -> np.ndarray:
     """The product itself, of the given output `shape`, after all checks but that for finite x."""
     given = x[..., None] if is_vector else x

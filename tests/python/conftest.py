@@ -11,8 +11,18 @@ from convbasis import reference
 def qkv():
     """Random query, key and value."""
 
-    def make(n, d=8, *, lead=(2, 3), n_kv=None, value_dim=None, kv_heads=None, dtype=np.float64,
-             spread=1.0, seed=0):
+    def make(
+        n,
+        d=8,
+        *,
+        lead=(2, 3),
+        n_kv=None,
+        value_dim=None,
+        kv_heads=None,
+        dtype=np.float64,
+        spread=1.0,
+        seed=0,
+    ):
         rng = np.random.default_rng(seed)
         n_kv = n if n_kv is None else n_kv
         kv_lead = lead if kv_heads is None else (*lead[:-1], kv_heads)
@@ -59,8 +69,9 @@ def oracle_basis():
 
     def convert(basis, head=()):
         count = int(np.asarray(basis.num_bases)[head])
-        return reference.Basis(basis.starts[head][:count], basis.kernels[head][:count],
-                               basis.num_columns)
+        return reference.Basis(
+            basis.starts[head][:count], basis.kernels[head][:count], basis.num_columns
+        )
 
     return convert
 
@@ -69,8 +80,9 @@ def oracle_basis():
 def random_basis():
     """A ConvBasis with planted strips; every head has a number of its own."""
 
-    def make(n, max_bases, *, lead=(), first=0, num_columns=None, dtype=np.float64, seed=0,
-             spread=1.0):
+    def make(
+        n, max_bases, *, lead=(), first=0, num_columns=None, dtype=np.float64, seed=0, spread=1.0
+    ):
         rng = np.random.default_rng(seed)
         columns = n if num_columns is None else num_columns
         most = min(max_bases, max(columns - first, 0))

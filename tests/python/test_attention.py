@@ -19,10 +19,18 @@ def relative(got, want):
 def test_exact_conv_input_float64(num_bases, search):
     problem = problems.conv_problem(500, 16, num_bases, batch=(2,), seed=num_bases)
     options = cb.RecoverOptions(num_bases=num_bases, window=16, search=search)
-    out, report = cb.conv_attention(problem.query, problem.key, problem.value, is_causal=True,
-                                    scale=problem.scale, options=options, return_report=True)
-    want, _ = reference.attention(problem.query, problem.key, problem.value, is_causal=True,
-                                  scale=problem.scale)
+    out, report = cb.conv_attention(
+        problem.query,
+        problem.key,
+        problem.value,
+        is_causal=True,
+        scale=problem.scale,
+        options=options,
+        return_report=True,
+    )
+    want, _ = reference.attention(
+        problem.query, problem.key, problem.value, is_causal=True, scale=problem.scale
+    )
     np.testing.assert_array_equal(report.num_bases, num_bases)
     assert report.heads_exact == 0
     assert relative(out, want) <= 1e-11
@@ -32,8 +40,9 @@ def test_exact_conv_input_float64(num_bases, search):
 def test_float32_is_as_good_as_plain_float32(num_bases, naive):
     problem = problems.dyadic_conv_problem(500, 18, num_bases, seed=num_bases, dtype=np.float32)
     arrays = problem.query, problem.key, problem.value
-    out = cb.conv_attention(*arrays, is_causal=True, scale=problem.scale,
-                            options=cb.RecoverOptions(num_bases=num_bases))
+    out = cb.conv_attention(
+        *arrays, is_causal=True, scale=problem.scale, options=cb.RecoverOptions(num_bases=num_bases)
+    )
     want, _ = reference.attention(*arrays, is_causal=True, scale=problem.scale)
     plain = naive(*arrays, is_causal=True, scale=problem.scale)
     assert out.dtype == np.float32
@@ -44,10 +53,17 @@ def test_float32_is_as_good_as_plain_float32(num_bases, naive):
 def test_both_triangles(dtype, row_error):
     problem = problems.dyadic_conv_problem(200, 10, 3, batch=(2, 2), dtype=dtype, seed=3)
     out, lse, report = cb.conv_attention(
-        problem.query, problem.key, problem.value, scale=problem.scale, return_lse=True,
-        options=cb.RecoverOptions(num_bases=3), return_report=True)
-    want, want_lse = reference.attention(problem.query, problem.key, problem.value,
-                                         scale=problem.scale)
+        problem.query,
+        problem.key,
+        problem.value,
+        scale=problem.scale,
+        return_lse=True,
+        options=cb.RecoverOptions(num_bases=3),
+        return_report=True,
+    )
+    want, want_lse = reference.attention(
+        problem.query, problem.key, problem.value, scale=problem.scale
+    )
     np.testing.assert_array_equal(report.num_bases, 6)
     assert row_error(out, want) <= 1e3 * np.finfo(dtype).eps
     np.testing.assert_allclose(lse, want_lse, rtol=50 * np.finfo(dtype).eps, atol=0)
@@ -71,8 +87,14 @@ def test_a_given_basis_gives_the_same_bits():
 @pytest.mark.parametrize("is_causal", [True, False])
 def test_every_column_its_own_strip_is_exact_attention(n, is_causal, qkv, row_error):
     query, key, value = qkv(n, seed=n)
-    out, lse = cb.conv_attention(query, key, value, is_causal=is_causal, return_lse=True,
-                                 options=cb.RecoverOptions(num_bases=n, window=1))
+    out, lse = cb.conv_attention(
+        query,
+        key,
+        value,
+        is_causal=is_causal,
+        return_lse=True,
+        options=cb.RecoverOptions(num_bases=n, window=1),
+    )
     want, want_lse = reference.attention(query, key, value, is_causal=is_causal)
     assert row_error(out, want) <= 1e-12
     np.testing.assert_allclose(lse, want_lse, rtol=1e-12, atol=1e-12)
@@ -84,11 +106,18 @@ def test_noise_stays_below_the_bound_of_the_theorem():
     options = cb.RecoverOptions(window=window, delta=delta, epsilon=epsilon, num_bases=4)
     for seed in range(20):
         problem = problems.conv_problem(120, 8, 3, seed=seed, epsilon=epsilon)
-        out = cb.conv_attention(problem.query, problem.key, problem.value, is_causal=True,
-                                scale=problem.scale, options=options)
+        out = cb.conv_attention(
+            problem.query,
+            problem.key,
+            problem.value,
+            is_causal=True,
+            scale=problem.scale,
+            options=options,
+        )
         basis = cb.recover_basis(problem.query, problem.key, scale=problem.scale, options=options)
-        want, _ = reference.attention(problem.query, problem.key, problem.value, is_causal=True,
-                                      scale=problem.scale)
+        want, _ = reference.attention(
+            problem.query, problem.key, problem.value, is_causal=True, scale=problem.scale
+        )
         np.testing.assert_array_equal(basis.starts[: basis.num_bases], problem.starts)
         assert np.abs(out - want).max() <= reference.theorem_bound(epsilon, problem.value)
 
@@ -96,8 +125,13 @@ def test_noise_stays_below_the_bound_of_the_theorem():
 def test_heavy_logits_keep_every_row(row_error):
     problem = problems.dyadic_conv_problem(1024, 34, 3, spread=8.0, dtype=np.float32, seed=5)
     arrays = problem.query, problem.key, problem.value
-    out, report = cb.conv_attention(*arrays, is_causal=True, scale=problem.scale,
-                                    options=cb.RecoverOptions(num_bases=3), return_report=True)
+    out, report = cb.conv_attention(
+        *arrays,
+        is_causal=True,
+        scale=problem.scale,
+        options=cb.RecoverOptions(num_bases=3),
+        return_report=True,
+    )
     want, _ = reference.attention(*arrays, is_causal=True, scale=problem.scale)
     assert row_error(out, want) <= 1e-4
     assert 0 <= report.rows_exact <= 1024
@@ -107,8 +141,13 @@ def test_heavy_logits_keep_every_row(row_error):
 def test_columns_without_logits_weigh_one(row_error):
     problem = problems.conv_problem(140, 8, 2, first_start=20, seed=2)
     arrays = problem.query, problem.key, problem.value
-    out, report = cb.conv_attention(*arrays, is_causal=True, scale=problem.scale,
-                                    options=cb.RecoverOptions(num_bases=4), return_report=True)
+    out, report = cb.conv_attention(
+        *arrays,
+        is_causal=True,
+        scale=problem.scale,
+        options=cb.RecoverOptions(num_bases=4),
+        return_report=True,
+    )
     want, _ = reference.attention(*arrays, is_causal=True, scale=problem.scale)
     assert report.num_bases == 2
     assert row_error(out, want) <= 1e-11
@@ -116,8 +155,9 @@ def test_columns_without_logits_weigh_one(row_error):
 
 def test_no_logits_at_all_give_the_running_mean(row_error):
     zeros, value = np.zeros((100, 4)), np.random.default_rng(0).normal(size=(100, 3))
-    out = cb.conv_attention(zeros, zeros, value, is_causal=True,
-                            options=cb.RecoverOptions(num_bases=5))
+    out = cb.conv_attention(
+        zeros, zeros, value, is_causal=True, options=cb.RecoverOptions(num_bases=5)
+    )
     want = np.cumsum(value, axis=0) / np.arange(1, 101)[:, None]
     assert row_error(out, want) <= 1e-11
 
@@ -128,8 +168,16 @@ def test_causal_lengths_may_differ(n_kv, row_error):
     query = problem.query[:100]
     key, value = problem.key[:n_kv], problem.value[:n_kv]
     out, lse, report = cb.conv_attention(
-        query, key, value, is_causal=True, scale=problem.scale, return_lse=True,
-        options=cb.RecoverOptions(num_bases=6, window=4), return_report=True, tol=1e-6)
+        query,
+        key,
+        value,
+        is_causal=True,
+        scale=problem.scale,
+        return_lse=True,
+        options=cb.RecoverOptions(num_bases=6, window=4),
+        return_report=True,
+        tol=1e-6,
+    )
     want, want_lse = reference.attention(query, key, value, is_causal=True, scale=problem.scale)
     assert report.heads_exact == 0
     assert row_error(out, want) <= 1e-11
@@ -164,8 +212,9 @@ def mixed_heads(n=256, d=8, seed=7):
 def test_with_free_k_any_input_is_right(n, is_causal, qkv, row_error):
     query, key, value = qkv(n, seed=n)
     options = cb.RecoverOptions(delta=1e-12)
-    out, report = cb.conv_attention(query, key, value, is_causal=is_causal, options=options,
-                                    return_report=True)
+    out, report = cb.conv_attention(
+        query, key, value, is_causal=is_causal, options=options, return_report=True
+    )
     want, _ = reference.attention(query, key, value, is_causal=is_causal)
     assert row_error(out, want) <= 1e-10
     assert report.heads_exact == np.sum(report.exact_mask)
@@ -188,8 +237,9 @@ def test_heads_that_show_more_than_pays_are_computed_exactly(row_error, monkeypa
     np.testing.assert_array_equal(report.error_bound[1::2], 0.0)
     assert report.heads_exact == 2
     assert row_error(out, want) <= 1e-11
-    _, report = cb.conv_attention(query[1::2], key[1::2], value[1::2], is_causal=True,
-                                  return_report=True)
+    _, report = cb.conv_attention(
+        query[1::2], key[1::2], value[1::2], is_causal=True, return_report=True
+    )
     assert report.method == "exact"
     assert report.block_lengths == ()
 
@@ -197,8 +247,16 @@ def test_heads_that_show_more_than_pays_are_computed_exactly(row_error, monkeypa
 def test_tol_recomputes_the_heads_that_miss(row_error):
     query, key, value = mixed_heads()
     options = cb.RecoverOptions(num_bases=4)
-    out, lse, report = cb.conv_attention(query, key, value, is_causal=True, options=options,
-                                         tol=0.01, return_lse=True, return_report=True)
+    out, lse, report = cb.conv_attention(
+        query,
+        key,
+        value,
+        is_causal=True,
+        options=options,
+        tol=0.01,
+        return_lse=True,
+        return_report=True,
+    )
     want, want_lse = reference.attention(query, key, value, is_causal=True)
     np.testing.assert_array_equal(report.exact_mask, [False, True, False, True])
     assert row_error(out, want) <= 1e-11
@@ -210,8 +268,16 @@ def test_tol_recomputes_the_heads_that_miss(row_error):
 def test_tol_missed_can_be_kept():
     query, key, value = mixed_heads()
     options = cb.RecoverOptions(num_bases=4)
-    out, report = cb.conv_attention(query, key, value, is_causal=True, options=options,
-                                    tol=0.01, on_miss="keep", return_report=True)
+    out, report = cb.conv_attention(
+        query,
+        key,
+        value,
+        is_causal=True,
+        options=options,
+        tol=0.01,
+        on_miss="keep",
+        return_report=True,
+    )
     plain = cb.conv_attention(query, key, value, is_causal=True, options=options)
     np.testing.assert_array_equal(out, plain)
     assert report.heads_exact == 0
@@ -224,10 +290,21 @@ def test_tol_missed_can_be_kept():
 def test_tol_missed_can_raise_before_anything_is_written():
     query, key, value = mixed_heads()
     out = np.full(value.shape, 7.0)
-    with pytest.raises(cb.ToleranceMissed, match=r"^\[conv_attention\] tol is missed by 2 of 4 "
-                                                 r"heads; expected .* 0\.01 .*; got .*head \(1,\)"):
-        cb.conv_attention(query, key, value, is_causal=True, tol=0.01, on_miss="error", out=out,
-                          options=cb.RecoverOptions(num_bases=4))
+    with pytest.raises(
+        cb.ToleranceMissed,
+        match=r"^\[conv_attention\] tol is missed by 2 of 4 "
+        r"heads; expected .* 0\.01; got head \(1,\): ",
+    ):
+        cb.conv_attention(
+            query,
+            key,
+            value,
+            is_causal=True,
+            tol=0.01,
+            on_miss="error",
+            out=out,
+            options=cb.RecoverOptions(num_bases=4),
+        )
     np.testing.assert_array_equal(out, 7.0)
     assert issubclass(cb.ToleranceMissed, RuntimeError)
 
@@ -235,11 +312,20 @@ def test_tol_missed_can_raise_before_anything_is_written():
 def test_tol_met_writes_out_with_on_miss_error(row_error):
     problem = problems.conv_problem(200, 8, 2, batch=(2,), seed=1)
     out = np.empty(problem.value.shape)
-    result = cb.conv_attention(problem.query, problem.key, problem.value, is_causal=True,
-                               scale=problem.scale, tol=1e-6, on_miss="error", out=out,
-                               options=cb.RecoverOptions(num_bases=2))
-    want, _ = reference.attention(problem.query, problem.key, problem.value, is_causal=True,
-                                  scale=problem.scale)
+    result = cb.conv_attention(
+        problem.query,
+        problem.key,
+        problem.value,
+        is_causal=True,
+        scale=problem.scale,
+        tol=1e-6,
+        on_miss="error",
+        out=out,
+        options=cb.RecoverOptions(num_bases=2),
+    )
+    want, _ = reference.attention(
+        problem.query, problem.key, problem.value, is_causal=True, scale=problem.scale
+    )
     assert result is out
     assert row_error(out, want) <= 1e-11
 

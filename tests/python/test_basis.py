@@ -54,11 +54,10 @@ def test_decompose_agrees_with_exact_rationals():
         want, basis = reference.decompose(exact), cb.decompose(dense)
         np.testing.assert_array_equal(basis.starts, want.starts)
         np.testing.assert_array_equal(basis.kernels, want.kernels.astype(float))
-        np.testing.assert_array_equal(basis.differences,
-                                      reference.differences(want).astype(float))
+        np.testing.assert_array_equal(basis.differences, reference.differences(want).astype(float))
 
 
-def test_decompose_with_atol_is_within_atol(rng=None):
+def test_decompose_with_atol_is_within_atol():
     rng = np.random.default_rng(3)
     dense, starts = lower_triangular(60, 4, rng)
     noisy = dense + np.tril(rng.uniform(-1e-3, 1e-3, size=dense.shape))
@@ -83,15 +82,20 @@ def test_decompose_of_batches_zeros_and_nothing():
 def test_decompose_needs_a_lower_triangular_matrix():
     dense = np.tril(np.ones((4, 4)))
     dense[1, 3] = 1e-300
-    with pytest.raises(ValueError, match=r"^\[decompose\] matrix has entries above the diagonal; "
-                                         r"expected .*; got 1e-300 at \(1, 3\)$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^\[decompose\] matrix has entries above the diagonal; "
+        r"expected .*; got 1e-300 at \(1, 3\)$",
+    ):
         cb.decompose(dense)
 
 
 def test_the_sum_of_the_papers_basis_is_the_matrix(random_basis):
     basis = random_basis(33, 6)
-    dense = sum(reference.conv(vector, size)
-                for vector, size in zip(basis.differences, basis.sizes, strict=True))
+    dense = sum(
+        reference.conv(vector, size)
+        for vector, size in zip(basis.differences, basis.sizes, strict=True)
+    )
     np.testing.assert_allclose(dense, basis.to_dense(), rtol=0, atol=1e-13)
     np.testing.assert_array_equal(basis.sizes, 33 - basis.starts)
 
@@ -103,8 +107,9 @@ def test_exp_and_dense_agree_with_the_oracle(first, random_basis, oracle_basis):
     for head in np.ndindex(2, 3):
         one = oracle_basis(basis, head)
         np.testing.assert_array_equal(basis.to_dense()[head], reference.basis_to_dense(one))
-        np.testing.assert_allclose(weights.to_dense()[head],
-                                   np.tril(np.exp(reference.basis_to_dense(one))), rtol=1e-15)
+        np.testing.assert_allclose(
+            weights.to_dense()[head], np.tril(np.exp(reference.basis_to_dense(one))), rtol=1e-15
+        )
     np.testing.assert_array_equal(weights.num_bases, basis.num_bases + (first > 0))
 
 
@@ -138,8 +143,9 @@ def test_products_and_row_sums(n, dtype, random_basis, row_error):
         assert got.dtype == dtype
         assert np.any(got)
         assert np.abs(got - want).max() <= limit * scale
-    np.testing.assert_allclose(basis.row_sums(), dense.sum(axis=-1), rtol=0,
-                               atol=limit * np.abs(dense).sum(axis=-1).max())
+    np.testing.assert_allclose(
+        basis.row_sums(), dense.sum(axis=-1), rtol=0, atol=limit * np.abs(dense).sum(axis=-1).max()
+    )
 
 
 @pytest.mark.parametrize("num_columns", [1, 9, 40])
@@ -149,8 +155,9 @@ def test_products_of_matrices_with_fewer_columns(num_columns, random_basis):
     assert dense.shape == basis.shape == (40, num_columns)
     right, left = rng.normal(size=(num_columns, 2)), rng.normal(size=(40, 2))
     np.testing.assert_allclose(cb.conv_matmul(basis, right), dense @ right, atol=1e-12)
-    np.testing.assert_allclose(cb.conv_matmul(basis, left, transpose=True), dense.T @ left,
-                               atol=1e-12)
+    np.testing.assert_allclose(
+        cb.conv_matmul(basis, left, transpose=True), dense.T @ left, atol=1e-12
+    )
     np.testing.assert_allclose(basis.row_sums(), dense.sum(axis=1), atol=1e-12)
 
 
@@ -178,7 +185,8 @@ def test_toeplitz_matmul(lead, transpose):
     want = (np.swapaxes(dense, -1, -2) if transpose else dense) @ x
     np.testing.assert_allclose(cb.toeplitz_matmul(column, x, transpose=transpose), want, atol=1e-12)
     np.testing.assert_allclose(
-        cb.toeplitz_matmul(column, x[..., 0], transpose=transpose), want[..., 0], atol=1e-12)
+        cb.toeplitz_matmul(column, x[..., 0], transpose=transpose), want[..., 0], atol=1e-12
+    )
 
 
 def test_products_of_nothing():
@@ -229,8 +237,11 @@ def test_equality_copy_and_pickle(random_basis):
 
 def test_save_and_load(tmp_path, random_basis):
     path = tmp_path / "basis"
-    for basis in (random_basis(30, 4, lead=(2, 3), num_columns=20, dtype=np.float32),
-                  random_basis(5, 2), cb.decompose(np.zeros((3, 3)))):
+    for basis in (
+        random_basis(30, 4, lead=(2, 3), num_columns=20, dtype=np.float32),
+        random_basis(5, 2),
+        cb.decompose(np.zeros((3, 3))),
+    ):
         basis.save(path)
         assert os.listdir(tmp_path) == ["basis"]
         assert cb.ConvBasis.load(path) == basis
@@ -279,8 +290,16 @@ def test_load_refuses_other_files(tmp_path, random_basis):
 
 def test_load_refuses_a_newer_format(tmp_path, random_basis):
     path, basis = tmp_path / "newer.npz", random_basis(5, 2)
-    np.savez(path, format="convbasis.ConvBasis", version=2, starts=basis.starts,
-             num_bases=basis.num_bases, kernels=basis.kernels, num_columns=5, complete=True)
+    np.savez(
+        path,
+        format="convbasis.ConvBasis",
+        version=2,
+        starts=basis.starts,
+        num_bases=basis.num_bases,
+        kernels=basis.kernels,
+        num_columns=5,
+        complete=True,
+    )
     with pytest.raises(ValueError, match=r"another format version; expected 1; got 2"):
         cb.ConvBasis.load(path)
 
@@ -288,31 +307,34 @@ def test_load_refuses_a_newer_format(tmp_path, random_basis):
 GOOD = {"starts": [0, 2], "num_bases": 2, "kernels": np.array([[1.0, 2.0, 3.0], [9.0, 0.0, 0.0]])}
 
 
-@pytest.mark.parametrize(("change", "argument", "error"), [
-    ({"kernels": [[1.0]]}, "kernels", TypeError),
-    ({"kernels": np.ones((2, 3), int)}, "kernels", TypeError),
-    ({"kernels": np.ones((2, 3), np.float16)}, "kernels", TypeError),
-    ({"kernels": np.ones(3)}, "kernels", ValueError),
-    ({"kernels": np.array([[1.0, np.nan, 3.0], [9.0, 0.0, 0.0]])}, "kernels", ValueError),
-    ({"kernels": np.ones((2, 3))}, "kernels", ValueError),
-    ({"starts": [0]}, "starts", ValueError),
-    ({"starts": [0.0, 2.0]}, "starts", TypeError),
-    ({"starts": [2, 0]}, "starts", ValueError),
-    ({"starts": [0, 0]}, "starts", ValueError),
-    ({"starts": [-1, 2]}, "starts", ValueError),
-    ({"starts": [0, 3]}, "starts", ValueError),
-    ({"num_bases": 1}, "starts", ValueError),
-    ({"num_bases": 3}, "num_bases", ValueError),
-    ({"num_bases": -1}, "num_bases", ValueError),
-    ({"num_bases": [1, 1]}, "num_bases", ValueError),
-    ({"num_bases": 1.0}, "num_bases", TypeError),
-    ({"num_columns": 4}, "num_columns", ValueError),
-    ({"num_columns": -1}, "num_columns", ValueError),
-    ({"num_columns": 2}, "starts", ValueError),
-    ({"num_columns": 3.0}, "num_columns", TypeError),
-    ({"complete": 1}, "complete", TypeError),
-    ({"complete": [True, False]}, "complete", ValueError),
-])
+@pytest.mark.parametrize(
+    ("change", "argument", "error"),
+    [
+        ({"kernels": [[1.0]]}, "kernels", TypeError),
+        ({"kernels": np.ones((2, 3), int)}, "kernels", TypeError),
+        ({"kernels": np.ones((2, 3), np.float16)}, "kernels", TypeError),
+        ({"kernels": np.ones(3)}, "kernels", ValueError),
+        ({"kernels": np.array([[1.0, np.nan, 3.0], [9.0, 0.0, 0.0]])}, "kernels", ValueError),
+        ({"kernels": np.ones((2, 3))}, "kernels", ValueError),
+        ({"starts": [0]}, "starts", ValueError),
+        ({"starts": [0.0, 2.0]}, "starts", TypeError),
+        ({"starts": [2, 0]}, "starts", ValueError),
+        ({"starts": [0, 0]}, "starts", ValueError),
+        ({"starts": [-1, 2]}, "starts", ValueError),
+        ({"starts": [0, 3]}, "starts", ValueError),
+        ({"num_bases": 1}, "starts", ValueError),
+        ({"num_bases": 3}, "num_bases", ValueError),
+        ({"num_bases": -1}, "num_bases", ValueError),
+        ({"num_bases": [1, 1]}, "num_bases", ValueError),
+        ({"num_bases": 1.0}, "num_bases", TypeError),
+        ({"num_columns": 4}, "num_columns", ValueError),
+        ({"num_columns": -1}, "num_columns", ValueError),
+        ({"num_columns": 2}, "starts", ValueError),
+        ({"num_columns": 3.0}, "num_columns", TypeError),
+        ({"complete": 1}, "complete", TypeError),
+        ({"complete": [True, False]}, "complete", ValueError),
+    ],
+)
 def test_the_constructor_checks_its_arrays(change, argument, error):
     assert cb.ConvBasis(**GOOD).num_bases == 2
     with pytest.raises(error, match=rf"^\[ConvBasis\] {argument} .*; expected .*; got "):
@@ -324,8 +346,10 @@ def test_residual_is_the_largest_deviation(qkv, oracle_basis):
     basis = cb.recover_basis(query, key, enable_gqa=True, options=cb.RecoverOptions(num_bases=3))
     got = basis.residual(query, key, enable_gqa=True)
     logits = reference.attention_logits(query, key, enable_gqa=True)
-    want = [[reference.logit_deviation(logits[b, h], oracle_basis(basis, (b, h)))
-             for h in range(4)] for b in range(2)]
+    want = [
+        [reference.logit_deviation(logits[b, h], oracle_basis(basis, (b, h))) for h in range(4)]
+        for b in range(2)
+    ]
     np.testing.assert_allclose(got, want, rtol=1e-12)
     sampled = basis.residual(query, key, enable_gqa=True, samples=8)
     assert np.all(sampled <= got)

@@ -54,10 +54,26 @@ def test_strata_of_unequal_length_are_weighted():
 
 
 def test_degenerate_samples():
-    errors = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0], [np.nan, 1.0, 1.0],
-                       [1.0, 0.0, 0.0], [2.0, 2.0, 2.0]])
-    weights = np.array([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [1.0, 1.0, 1.0],
-                        [1.0, 1.0, 1.0], [1.0, 1.0, 1.0]])
+    errors = np.array(
+        [
+            [0.0, 0.0, 0.0],
+            [1.0, 0.0, 0.0],
+            [0.0, 0.0, 0.0],
+            [np.nan, 1.0, 1.0],
+            [1.0, 0.0, 0.0],
+            [2.0, 2.0, 2.0],
+        ]
+    )
+    weights = np.array(
+        [
+            [1.0, 1.0, 1.0],
+            [0.0, 0.0, 0.0],
+            [0.0, 0.0, 0.0],
+            [1.0, 1.0, 1.0],
+            [1.0, 1.0, 1.0],
+            [1.0, 1.0, 1.0],
+        ]
+    )
     estimate, interval = relative_error(errors, weights, 300)
     np.testing.assert_array_equal(estimate[:3], [0.0, np.inf, 0.0])
     np.testing.assert_array_equal(interval[:3, 1], [0.0, np.inf, 0.0])
@@ -84,10 +100,19 @@ def row_errors(kind, n, rng):
 
 
 @pytest.mark.parametrize("n", [512, 4096])
-@pytest.mark.parametrize(("kind", "covered"), [
-    ("light", 0.93), ("lognormal-1", 0.89), ("lognormal-2", 0.81), ("pareto-2.5", 0.87),
-    ("pareto-1.5", 0.79), ("bursts", 0.95), ("few bad rows", 0.95), ("trend", 0.95),
-])
+@pytest.mark.parametrize(
+    ("kind", "covered"),
+    [
+        ("light", 0.93),
+        ("lognormal-1", 0.89),
+        ("lognormal-2", 0.81),
+        ("pareto-2.5", 0.87),
+        ("pareto-1.5", 0.79),
+        ("bursts", 0.95),
+        ("few bad rows", 0.95),
+        ("trend", 0.95),
+    ],
+)
 def test_coverage_of_the_upper_end(kind, covered, n):
     """How often the truth lies below the upper end, and below 1.5 times it.
 

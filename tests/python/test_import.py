@@ -19,9 +19,22 @@ PACKAGE = Path(cb.__file__).parent
 
 def test_the_public_names():
     assert set(cb.__all__) == {
-        "ConvBasis", "RecoverOptions", "Report", "ToleranceMissed", "__version__", "build_info",
-        "conv_attention", "conv_matmul", "cuda_available", "decompose", "exact_attention",
-        "problems", "recover_basis", "reference", "toeplitz_matmul"}
+        "ConvBasis",
+        "RecoverOptions",
+        "Report",
+        "ToleranceMissed",
+        "__version__",
+        "build_info",
+        "conv_attention",
+        "conv_matmul",
+        "cuda_available",
+        "decompose",
+        "exact_attention",
+        "problems",
+        "recover_basis",
+        "reference",
+        "toeplitz_matmul",
+    }
     for name in cb.__all__:
         assert getattr(cb, name) is not None
         assert inspect.getdoc(getattr(cb, name))
@@ -57,26 +70,36 @@ def test_build_info():
 
 def test_import_from_another_directory(tmp_path):
     script = "import convbasis as cb; print(cb.__version__)"
-    done = subprocess.run([sys.executable, "-W", "error", "-c", script], cwd=tmp_path,
-                          capture_output=True, text=True, env=os.environ)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=os.environ,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == cb.__version__
 
 
 def test_import_brings_numpy_alone():
-    script = ("import sys; import convbasis; "
-              "print([m for m in ('torch', 'scipy', 'matplotlib', 'ml_dtypes', 'rich') "
-              "if m in sys.modules])")
+    script = (
+        "import sys; import convbasis; "
+        "print([m for m in ('torch', 'scipy', 'matplotlib', 'ml_dtypes', 'rich') "
+        "if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
 
 
 def test_a_missing_core_says_what_to_do():
-    script = ("import sys; sys.modules['convbasis._core'] = None\n"
-              "try:\n    import convbasis\nexcept ImportError as error:\n    print(error)")
+    script = (
+        "import sys; sys.modules['convbasis._core'] = None\n"
+        "try:\n    import convbasis\nexcept ImportError as error:\n    print(error)"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert re.match(r"\[convbasis\] .*convbasis\._core.*; expected .*pip install \.'.*; got ",
-                    done.stdout), done.stderr
+    assert re.match(
+        r"\[convbasis\] .*convbasis\._core.*; expected .*pip install \.'.*; got ", done.stdout
+    ), done.stderr
 
 
 def stub():
@@ -96,8 +119,9 @@ def parameters(function):
 
 
 def test_the_stub_describes_the_module():
-    public = {name for name in dir(_core) if not name.startswith("_")
-              and callable(getattr(_core, name))}
+    public = {
+        name for name in dir(_core) if not name.startswith("_") and callable(getattr(_core, name))
+    }
     declared = stub()
     assert set(declared) == public
     for name, names in declared.items():

@@ -57,8 +57,10 @@ def test_the_future_of_exact_attention(function, qkv):
 def test_the_number_of_threads_changes_no_bit(dtype, is_causal, n, qkv):
     query, key, value = qkv(n, lead=(3,), dtype=dtype)
     for function in FUNCTIONS:
-        results = [function(query, key, value, is_causal=is_causal, return_lse=True, num_threads=t)
-                   for t in (1, 2, 3, 7, None)]
+        results = [
+            function(query, key, value, is_causal=is_causal, return_lse=True, num_threads=t)
+            for t in (1, 2, 3, 7, None)
+        ]
         assert np.any(results[0][0])
         for out, lse in results[1:]:
             np.testing.assert_array_equal(out, results[0][0])
@@ -69,10 +71,12 @@ def test_the_number_of_threads_changes_no_bit(dtype, is_causal, n, qkv):
         product = cb.conv_matmul(basis, value, transpose=transpose, num_threads=1)
         assert np.any(product)
         np.testing.assert_array_equal(
-            cb.conv_matmul(basis, value, transpose=transpose, num_threads=3), product)
+            cb.conv_matmul(basis, value, transpose=transpose, num_threads=3), product
+        )
     np.testing.assert_array_equal(basis.row_sums(num_threads=1), basis.row_sums(num_threads=3))
-    np.testing.assert_array_equal(basis.residual(query, key, num_threads=1),
-                                  basis.residual(query, key, num_threads=3))
+    np.testing.assert_array_equal(
+        basis.residual(query, key, num_threads=1), basis.residual(query, key, num_threads=3)
+    )
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
@@ -82,15 +86,20 @@ def test_permuted_heads_give_permuted_results(function, is_causal, qkv):
     order = np.array([3, 0, 4, 1, 2])
     out = function(*arrays, is_causal=is_causal)
     assert np.any(out)
-    np.testing.assert_array_equal(function(*(a[order] for a in arrays), is_causal=is_causal),
-                                  out[order])
+    np.testing.assert_array_equal(
+        function(*(a[order] for a in arrays), is_causal=is_causal), out[order]
+    )
 
 
 def test_permuted_heads_give_permuted_reports():
     problem = problems.conv_problem(300, 8, 3, batch=(6,), epsilon=1e-2, seed=1)
     order = np.array([3, 0, 5, 4, 1, 2])
-    call = {"is_causal": True, "options": cb.RecoverOptions(num_bases=3, delta=0.5),
-            "return_report": True, "scale": problem.scale}
+    call = {
+        "is_causal": True,
+        "options": cb.RecoverOptions(num_bases=3, delta=0.5),
+        "return_report": True,
+        "scale": problem.scale,
+    }
     arrays = problem.query, problem.key, problem.value
     _, report = cb.conv_attention(*arrays, **call)
     call["tol"] = float(np.median(report.error_interval[:, 1]))
@@ -120,8 +129,10 @@ def test_a_constant_added_to_all_logits_changes_nothing(is_causal, qkv, row_erro
     longer_query = np.concatenate([query, np.ones((2, 120, 1))], axis=-1)
     longer_key = np.concatenate([key, np.full((2, 120, 1), constant / scale)], axis=-1)
     call = {"is_causal": is_causal, "scale": scale, "return_lse": True}
-    for function, options in [(cb.exact_attention, {}), (cb.conv_attention, {
-            "options": cb.RecoverOptions(num_bases=120, window=1)})]:
+    for function, options in [
+        (cb.exact_attention, {}),
+        (cb.conv_attention, {"options": cb.RecoverOptions(num_bases=120, window=1)}),
+    ]:
         out, lse = function(query, key, value, **call, **options)
         shifted, shifted_lse = function(longer_query, longer_key, value, **call, **options)
         assert np.any(out)
@@ -135,6 +146,7 @@ def test_attention_is_linear_in_the_value(is_causal, n, qkv, row_error):
     query, key, value = qkv(n)
     other = qkv(n, seed=1)[2]
     for function in FUNCTIONS:
+
         def attend(v, function=function):
             return function(query, key, v, is_causal=is_causal)
 
@@ -166,8 +178,12 @@ def test_the_transposed_product_is_the_adjoint(n, dtype, random_basis):
 
 
 @settings(max_examples=25, deadline=None)
-@given(n=st.integers(1, 200), num_bases=st.integers(1, 6), channels=st.integers(1, 9),
-       seed=st.integers(0, 2**32 - 1))
+@given(
+    n=st.integers(1, 200),
+    num_bases=st.integers(1, 6),
+    channels=st.integers(1, 9),
+    seed=st.integers(0, 2**32 - 1),
+)
 def test_products_are_linear_and_agree_with_the_matrix(n, num_bases, channels, seed):
     rng = np.random.default_rng(seed)
     dense = np.zeros((n, n))
@@ -183,19 +199,31 @@ def test_products_are_linear_and_agree_with_the_matrix(n, num_bases, channels, s
     size = np.abs(dense).sum(axis=1).max() * max(np.abs(x).max(), np.abs(y).max())
     product = cb.conv_matmul(basis, x)
     np.testing.assert_allclose(product, dense @ x, atol=1e-13 * size)
-    np.testing.assert_allclose(cb.conv_matmul(basis, x - 2 * y),
-                               product - 2 * cb.conv_matmul(basis, y), atol=1e-12 * size)
+    np.testing.assert_allclose(
+        cb.conv_matmul(basis, x - 2 * y), product - 2 * cb.conv_matmul(basis, y), atol=1e-12 * size
+    )
 
 
 @settings(max_examples=25, deadline=None)
-@given(n=st.integers(1, 80), d=st.integers(1, 12), value_dim=st.integers(1, 12),
-       is_causal=st.booleans(), seed=st.integers(0, 2**32 - 1))
+@given(
+    n=st.integers(1, 80),
+    d=st.integers(1, 12),
+    value_dim=st.integers(1, 12),
+    is_causal=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
 def test_all_columns_as_strips_are_exact_attention(n, d, value_dim, is_causal, seed):
     rng = np.random.default_rng(seed)
     query, key = rng.normal(size=(2, n, d))
     value = rng.normal(size=(n, value_dim))
-    out, lse = cb.conv_attention(query, key, value, is_causal=is_causal, return_lse=True,
-                                 options=cb.RecoverOptions(num_bases=n, window=1))
+    out, lse = cb.conv_attention(
+        query,
+        key,
+        value,
+        is_causal=is_causal,
+        return_lse=True,
+        options=cb.RecoverOptions(num_bases=n, window=1),
+    )
     want, want_lse = cb.exact_attention(query, key, value, is_causal=is_causal, return_lse=True)
     np.testing.assert_allclose(out, want, atol=1e-12)
     np.testing.assert_allclose(lse, want_lse, atol=1e-12)

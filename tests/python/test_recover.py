@@ -14,8 +14,12 @@ from convbasis import problems, reference
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_planted_strips_are_found(dtype, num_bases, search):
     problem = problems.dyadic_conv_problem(300, 10, num_bases, batch=(2, 2), dtype=dtype, seed=1)
-    basis = cb.recover_basis(problem.query, problem.key, scale=problem.scale,
-                             options=cb.RecoverOptions(num_bases=9, search=search))
+    basis = cb.recover_basis(
+        problem.query,
+        problem.key,
+        scale=problem.scale,
+        options=cb.RecoverOptions(num_bases=9, search=search),
+    )
     np.testing.assert_array_equal(basis.starts, problem.starts)
     np.testing.assert_array_equal(basis.num_bases, num_bases)
     np.testing.assert_array_equal(basis.complete, True)
@@ -33,8 +37,9 @@ def test_any_logits_as_the_oracle(lengths, num_bases, search, qkv):
     basis = cb.recover_basis(query, key, options=options)
     key = key[:, : lengths[0]]
     for head in range(2):
-        want, complete = reference.recover(query[head], key[head], num_bases=num_bases, window=4,
-                                           delta=0.5, search=search)
+        want, complete = reference.recover(
+            query[head], key[head], num_bases=num_bases, window=4, delta=0.5, search=search
+        )
         count = basis.num_bases[head]
         np.testing.assert_array_equal(basis.starts[head][:count], want.starts)
         np.testing.assert_allclose(basis.kernels[head][:count], want.kernels, atol=1e-13)
@@ -63,8 +68,9 @@ def test_heads_share_keys(qkv):
 
 def test_a_truncated_basis_says_so():
     problem = problems.conv_problem(300, 8, 5, seed=3)
-    basis = cb.recover_basis(problem.query, problem.key, scale=problem.scale,
-                             options=cb.RecoverOptions(num_bases=3))
+    basis = cb.recover_basis(
+        problem.query, problem.key, scale=problem.scale, options=cb.RecoverOptions(num_bases=3)
+    )
     assert basis.complete is False
     np.testing.assert_array_equal(basis.starts, problem.starts[:3])
 
@@ -92,8 +98,9 @@ def test_half_precision_is_computed_in_float32():
     problem = problems.conv_problem(100, 4, 2, dtype=np.float16, seed=1)
     options = cb.RecoverOptions(num_bases=40, delta=1.0)
     basis = cb.recover_basis(problem.query, problem.key, options=options)
-    wide = cb.recover_basis(problem.query.astype(np.float32), problem.key.astype(np.float32),
-                            options=options)
+    wide = cb.recover_basis(
+        problem.query.astype(np.float32), problem.key.astype(np.float32), options=options
+    )
     assert basis.dtype == np.float32
     assert basis == wide
 
@@ -106,20 +113,38 @@ def test_overflowing_logits_are_an_error():
 
 def test_options_are_frozen_and_have_documented_defaults():
     options = cb.RecoverOptions()
-    assert dataclasses.asdict(options) == {"num_bases": None, "window": 16, "delta": 1e-2,
-                                           "epsilon": 0.0, "search": "scan"}
+    assert dataclasses.asdict(options) == {
+        "num_bases": None,
+        "window": 16,
+        "delta": 1e-2,
+        "epsilon": 0.0,
+        "search": "scan",
+    }
     with pytest.raises(dataclasses.FrozenInstanceError):
         options.window = 3
 
 
-@pytest.mark.parametrize(("argument", "value", "error"), [
-    ("num_bases", 0, ValueError), ("num_bases", -3, ValueError), ("num_bases", 2.0, TypeError),
-    ("num_bases", True, TypeError), ("window", 0, ValueError), ("window", -1, ValueError),
-    ("window", "16", TypeError), ("delta", -1e-9, ValueError), ("delta", np.nan, ValueError),
-    ("delta", np.inf, ValueError), ("delta", None, TypeError), ("epsilon", -1e-9, ValueError),
-    ("epsilon", 1.3e-4, ValueError), ("epsilon", "0", TypeError), ("search", "both", ValueError),
-    ("search", None, ValueError),
-])
+@pytest.mark.parametrize(
+    ("argument", "value", "error"),
+    [
+        ("num_bases", 0, ValueError),
+        ("num_bases", -3, ValueError),
+        ("num_bases", 2.0, TypeError),
+        ("num_bases", True, TypeError),
+        ("window", 0, ValueError),
+        ("window", -1, ValueError),
+        ("window", "16", TypeError),
+        ("delta", -1e-9, ValueError),
+        ("delta", np.nan, ValueError),
+        ("delta", np.inf, ValueError),
+        ("delta", None, TypeError),
+        ("epsilon", -1e-9, ValueError),
+        ("epsilon", 1.3e-4, ValueError),
+        ("epsilon", "0", TypeError),
+        ("search", "both", ValueError),
+        ("search", None, ValueError),
+    ],
+)
 def test_options_are_checked(argument, value, error):
     with pytest.raises(error, match=rf"^\[RecoverOptions\] {argument} .*; expected .*; got "):
         cb.RecoverOptions(**{argument: value})

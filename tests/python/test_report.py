@@ -17,18 +17,25 @@ def noisy():
 
 
 def attend(problem, **options):
-    call = {"options": cb.RecoverOptions(num_bases=2, delta=0.1), "is_causal": True,
-            "scale": problem.scale, "return_report": True, **options}
+    call = {
+        "options": cb.RecoverOptions(num_bases=2, delta=0.1),
+        "is_causal": True,
+        "scale": problem.scale,
+        "return_report": True,
+        **options,
+    }
     return cb.conv_attention(problem.query, problem.key, problem.value, **call)
 
 
 def test_a_certificate_bounds_the_error(noisy):
     out, report = attend(noisy, certify=True)
-    want, _ = reference.attention(noisy.query, noisy.key, noisy.value, is_causal=True,
-                                  scale=noisy.scale)
+    want, _ = reference.attention(
+        noisy.query, noisy.key, noisy.value, is_causal=True, scale=noisy.scale
+    )
     error = np.abs(out - want).max(axis=(1, 2))
-    basis = cb.recover_basis(noisy.query, noisy.key, scale=noisy.scale,
-                             options=cb.RecoverOptions(num_bases=2, delta=0.1))
+    basis = cb.recover_basis(
+        noisy.query, noisy.key, scale=noisy.scale, options=cb.RecoverOptions(num_bases=2, delta=0.1)
+    )
     deviation = basis.residual(noisy.query, noisy.key, scale=noisy.scale)
     assert report.certified is True
     np.testing.assert_allclose(report.logit_deviation, deviation, rtol=1e-12)
@@ -41,8 +48,9 @@ def test_a_certificate_bounds_the_error(noisy):
 
 def test_the_estimate_is_near_the_truth(noisy):
     out, report = attend(noisy)
-    want, _ = reference.attention(noisy.query, noisy.key, noisy.value, is_causal=True,
-                                  scale=noisy.scale)
+    want, _ = reference.attention(
+        noisy.query, noisy.key, noisy.value, is_causal=True, scale=noisy.scale
+    )
     true = np.linalg.norm(out - want, axis=(1, 2)) / np.linalg.norm(want, axis=(1, 2))
     assert report.certified is False
     assert report.sample_rows == 128
@@ -53,11 +61,13 @@ def test_the_estimate_is_near_the_truth(noisy):
 
 
 def test_the_estimate_is_exact_when_all_rows_are_sampled(noisy):
-    short = dataclasses.replace(noisy, query=noisy.query[:, :100], key=noisy.key[:, :100],
-                                value=noisy.value[:, :100])
+    short = dataclasses.replace(
+        noisy, query=noisy.query[:, :100], key=noisy.key[:, :100], value=noisy.value[:, :100]
+    )
     out, report = attend(short)
-    want, _ = reference.attention(short.query, short.key, short.value, is_causal=True,
-                                  scale=short.scale)
+    want, _ = reference.attention(
+        short.query, short.key, short.value, is_causal=True, scale=short.scale
+    )
     true = np.linalg.norm(out - want, axis=(1, 2)) / np.linalg.norm(want, axis=(1, 2))
     assert report.sample_rows == 100
     np.testing.assert_allclose(report.error_estimate, true, rtol=1e-9)
@@ -67,8 +77,9 @@ def test_the_estimate_is_exact_when_all_rows_are_sampled(noisy):
 
 @pytest.mark.parametrize("is_causal", [True, False])
 def test_both_triangles_are_measured(is_causal, noisy):
-    _, report = attend(noisy, is_causal=is_causal, certify=True,
-                       options=cb.RecoverOptions(num_bases=1))
+    _, report = attend(
+        noisy, is_causal=is_causal, certify=True, options=cb.RecoverOptions(num_bases=1)
+    )
     logits = reference.attention_logits(noisy.query, noisy.key, scale=noisy.scale)
     bases = [(logits[h], noisy.query[h], noisy.key[h]) for h in range(3)]
     for head, (dense, query, key) in enumerate(bases):
@@ -95,8 +106,17 @@ def test_shapes_follow_the_inputs():
     for lead in [(), (4,), (2, 3), (2, 1, 2)]:
         problem = problems.conv_problem(140, 4, 1, batch=lead)
         report = attend(problem)[-1]
-        for name in ("num_bases", "complete", "logit_deviation", "error_bound", "error_estimate",
-                     "strips_error", "exact_mask", "rows_exact", "rounding_bound"):
+        for name in (
+            "num_bases",
+            "complete",
+            "logit_deviation",
+            "error_bound",
+            "error_estimate",
+            "strips_error",
+            "exact_mask",
+            "rows_exact",
+            "rounding_bound",
+        ):
             assert np.shape(getattr(report, name)) == lead, name
         assert report.error_interval.shape == (*lead, 2)
         assert report.to_markdown().count("\n") == 3 + int(np.prod(lead))
@@ -116,12 +136,16 @@ def test_json_is_strict_and_complete(noisy):
 
 
 def test_seconds_and_block_lengths(noisy):
-    report = attend(noisy, tol=1e-9)[-1]
-    assert {"check", "recover", "kernels", "attend", "estimate", "exact", "total"} <= set(
-        report.seconds)
-    assert all(seconds >= 0 for seconds in report.seconds.values())
-    assert max(report.seconds.values()) == report.seconds["total"]
-    assert all(isinstance(length, int) for length in report.block_lengths)
+    stages = {"check", "recover", "kernels", "estimate", "total"}
+    for tol, stage in [(None, "attend"), (1e-9, "exact")]:
+        report = attend(noisy, tol=tol)[-1]
+        assert stages | {stage} <= set(report.seconds)
+        assert all(seconds >= 0 for seconds in report.seconds.values())
+        wall = stages | {stage}
+        assert max(report.seconds[name] for name in wall) == report.seconds["total"]
+        assert all(isinstance(length, int) for length in report.block_lengths)
+    assert report.method == "exact"
+    assert np.all(report.strips_error > 1e-9)
 
 
 def test_a_report_cannot_be_changed(noisy):
@@ -133,8 +157,9 @@ def test_a_report_cannot_be_changed(noisy):
 def test_results_come_in_order(noisy):
     arrays = noisy.query, noisy.key, noisy.value
     assert isinstance(cb.conv_attention(*arrays, is_causal=True), np.ndarray)
-    out, lse, report = cb.conv_attention(*arrays, is_causal=True, return_lse=True,
-                                         return_report=True)
+    out, lse, report = cb.conv_attention(
+        *arrays, is_causal=True, return_lse=True, return_report=True
+    )
     assert out.shape == (3, 300, 8)
     assert lse.shape == (3, 300)
     assert isinstance(report, cb.Report)

@@ -17,8 +17,9 @@ posix = pytest.mark.skipif(os.name != "posix", reason="needs fork and signals")
 
 
 def run(script, timeout=60):
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True,
-                          timeout=timeout)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=timeout
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -33,8 +34,14 @@ def test_many_threads_call_at_once():
         if number % 3 == 0:
             return cb.exact_attention(*arrays, is_causal=True, scale=problem.scale)
         if number % 3 == 1:
-            return cb.conv_attention(*arrays, is_causal=True, scale=problem.scale, options=options,
-                                     tol=1e-3, num_threads=1 + number % 4)
+            return cb.conv_attention(
+                *arrays,
+                is_causal=True,
+                scale=problem.scale,
+                options=options,
+                tol=1e-3,
+                num_threads=1 + number % 4,
+            )
         return cb.conv_matmul(basis, problem.value, num_threads=1 + number % 4)
 
     want = [call(number) for number in range(3)]
@@ -82,7 +89,8 @@ import convbasis as cb
 
 one = np.random.default_rng(0).normal(size=(30_000, 64)).astype(np.float32)
 x = np.broadcast_to(one, (16, *one.shape))  # a minute of work, little memory
-basis = cb.ConvBasis(np.zeros((16, 1), int), np.ones(16, int), np.zeros((16, 1, 30_000), np.float32))
+kernels = np.zeros((16, 1, 30_000), np.float32)
+basis = cb.ConvBasis(np.zeros((16, 1), int), np.ones(16, int), kernels)
 print("ready", flush=True)
 try:
     {call}
@@ -95,13 +103,17 @@ else:
 
 
 @posix
-@pytest.mark.parametrize("call", [
-    "cb.exact_attention(x, x, x)",
-    "cb.conv_attention(x, x, x, is_causal=True, basis=basis, certify=True, return_report=True)",
-])
+@pytest.mark.parametrize(
+    "call",
+    [
+        "cb.exact_attention(x, x, x)",
+        "cb.conv_attention(x, x, x, is_causal=True, basis=basis, certify=True, return_report=True)",
+    ],
+)
 def test_ctrl_c_ends_a_long_call_within_a_second(call):
-    process = subprocess.Popen([sys.executable, "-c", INTERRUPT.format(call=call)],
-                               stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPT.format(call=call)], stdout=subprocess.PIPE, text=True
+    )
     try:
         assert process.stdout.readline() == "ready\n"
         time.sleep(0.5)

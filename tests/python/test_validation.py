@@ -21,8 +21,11 @@ def refuses(function, error, argument, call):
     """`call` raises the three-part message about `argument` and leaves `out` alone."""
     out = call.setdefault("out", np.full((2, 3, N, D), 7.0))
     before = out.copy() if isinstance(out, np.ndarray) else None
-    with pytest.raises(error, match=rf"(?s)^\[{function.__name__}\] {argument} .*; "
-                                    r"expected .*; got .*$") as caught:
+    with pytest.raises(
+        error,
+        match=rf"(?s)^\[{function.__name__}\] {argument} .*; "
+        r"expected .*; got .*$",
+    ) as caught:
         function(**call)
     assert type(caught.value) is error
     if before is not None:
@@ -31,13 +34,24 @@ def refuses(function, error, argument, call):
 
 @pytest.mark.parametrize("function", ATTENTION)
 @pytest.mark.parametrize("argument", ["query", "key", "value"])
-@pytest.mark.parametrize("bad", [
-    [[1.0]], None, "x", 1.0, np.ma.masked_array(np.ones((2, 3, N, D)), mask=False),
-    np.ones((2, 3, N, D), int), np.ones((2, 3, N, D), bool), np.ones((2, 3, N, D), complex),
-    np.ones((2, 3, N, D), object), np.ones((2, 3, N, D), np.float32),
-    np.ones((2, 3, N, D), np.dtype(np.float64).newbyteorder()),
-    np.ones((2, 3, N, D), np.longdouble),
-], ids=lambda bad: f"{type(bad).__name__}-{getattr(bad, 'dtype', '')}")
+@pytest.mark.parametrize(
+    "bad",
+    [
+        [[1.0]],
+        None,
+        "x",
+        1.0,
+        np.ma.masked_array(np.ones((2, 3, N, D)), mask=False),
+        np.ones((2, 3, N, D), int),
+        np.ones((2, 3, N, D), bool),
+        np.ones((2, 3, N, D), complex),
+        np.ones((2, 3, N, D), object),
+        np.ones((2, 3, N, D), np.float32),
+        np.ones((2, 3, N, D), np.dtype(np.float64).newbyteorder()),
+        np.ones((2, 3, N, D), np.longdouble),
+    ],
+    ids=lambda bad: f"{type(bad).__name__}-{getattr(bad, 'dtype', '')}",
+)
 def test_types(function, argument, bad):
     call = good(**{argument: bad})
     if argument == "query" and getattr(bad, "dtype", None) == np.float32:
@@ -52,12 +66,24 @@ def test_lists_are_told_what_to_do(function):
 
 
 @pytest.mark.parametrize("function", ATTENTION)
-@pytest.mark.parametrize(("argument", "shape"), [
-    ("query", (D,)), ("query", ()), ("query", (2, 3, N, 0)), ("key", (3, N, D)),
-    ("key", (2, 3, N, D + 1)), ("key", (2, 1, N, D)), ("key", (1, 3, N, D)), ("key", (2, 0, N, D)),
-    ("value", (3, N, D)), ("value", (2, 3, N + 1, D)), ("value", (2, 1, N, D)),
-    ("value", (2, 3, N, 0)), ("value", (D,)),
-])
+@pytest.mark.parametrize(
+    ("argument", "shape"),
+    [
+        ("query", (D,)),
+        ("query", ()),
+        ("query", (2, 3, N, 0)),
+        ("key", (3, N, D)),
+        ("key", (2, 3, N, D + 1)),
+        ("key", (2, 1, N, D)),
+        ("key", (1, 3, N, D)),
+        ("key", (2, 0, N, D)),
+        ("value", (3, N, D)),
+        ("value", (2, 3, N + 1, D)),
+        ("value", (2, 1, N, D)),
+        ("value", (2, 3, N, 0)),
+        ("value", (D,)),
+    ],
+)
 def test_shapes(function, argument, shape):
     refuses(function, ValueError, argument, good(**{argument: np.ones(shape)}))
 
@@ -87,17 +113,30 @@ def test_not_finite(function, argument, bad):
 
 
 @pytest.mark.parametrize("function", ATTENTION)
-@pytest.mark.parametrize(("argument", "value", "error"), [
-    ("attn_mask", np.ones((N, N), bool), NotImplementedError),
-    ("attn_mask", False, NotImplementedError),
-    ("dropout_p", 0.1, NotImplementedError), ("dropout_p", "0", TypeError),
-    ("dropout_p", True, TypeError), ("dropout_p", np.nan, ValueError),
-    ("is_causal", 1, TypeError), ("is_causal", None, TypeError),
-    ("scale", "1", TypeError), ("scale", np.nan, ValueError), ("scale", np.inf, ValueError),
-    ("scale", True, TypeError), ("enable_gqa", 1, TypeError), ("check_finite", None, TypeError),
-    ("return_lse", 1, TypeError), ("num_threads", 0, ValueError), ("num_threads", -1, ValueError),
-    ("num_threads", 1.0, TypeError), ("num_threads", True, TypeError),
-])
+@pytest.mark.parametrize(
+    ("argument", "value", "error"),
+    [
+        ("attn_mask", np.ones((N, N), bool), NotImplementedError),
+        ("attn_mask", False, NotImplementedError),
+        ("dropout_p", 0.1, NotImplementedError),
+        ("dropout_p", "0", TypeError),
+        ("dropout_p", True, TypeError),
+        ("dropout_p", np.nan, ValueError),
+        ("is_causal", 1, TypeError),
+        ("is_causal", None, TypeError),
+        ("scale", "1", TypeError),
+        ("scale", np.nan, ValueError),
+        ("scale", np.inf, ValueError),
+        ("scale", True, TypeError),
+        ("enable_gqa", 1, TypeError),
+        ("check_finite", None, TypeError),
+        ("return_lse", 1, TypeError),
+        ("num_threads", 0, ValueError),
+        ("num_threads", -1, ValueError),
+        ("num_threads", 1.0, TypeError),
+        ("num_threads", True, TypeError),
+    ],
+)
 def test_options_of_both(function, argument, value, error):
     refuses(function, error, argument, good(**{argument: value}))
 
@@ -108,23 +147,40 @@ BATCH = cb.decompose(np.broadcast_to(np.eye(N), (2, 3, N, N)))
 BATCH32 = cb.decompose(np.broadcast_to(np.eye(N, dtype=np.float32), (2, 3, N, N)))
 
 
-@pytest.mark.parametrize(("argument", "value", "error"), [
-    ("basis", "basis", TypeError), ("basis", np.eye(N), TypeError), ("basis", [1, 2], TypeError),
-    ("basis", OTHER, ValueError), ("basis", SINGLE, ValueError), ("basis", BATCH32, TypeError),
-    ("basis", (BATCH, BATCH), ValueError), ("basis", (), ValueError),
-    ("options", {"num_bases": 3}, TypeError), ("options", 3, TypeError),
-    ("tol", 0.0, ValueError), ("tol", -0.1, ValueError), ("tol", np.nan, ValueError),
-    ("tol", np.inf, ValueError), ("tol", "0.1", TypeError), ("tol", True, TypeError),
-    ("on_miss", "ignore", ValueError), ("on_miss", None, ValueError),
-    ("return_report", 1, TypeError), ("certify", "yes", TypeError), ("certify", True, ValueError),
-])
+@pytest.mark.parametrize(
+    ("argument", "value", "error"),
+    [
+        ("basis", "basis", TypeError),
+        ("basis", np.eye(N), TypeError),
+        ("basis", [1, 2], TypeError),
+        ("basis", OTHER, ValueError),
+        ("basis", SINGLE, ValueError),
+        ("basis", BATCH32, TypeError),
+        ("basis", (BATCH, BATCH), ValueError),
+        ("basis", (), ValueError),
+        ("options", {"num_bases": 3}, TypeError),
+        ("options", 3, TypeError),
+        ("tol", 0.0, ValueError),
+        ("tol", -0.1, ValueError),
+        ("tol", np.nan, ValueError),
+        ("tol", np.inf, ValueError),
+        ("tol", "0.1", TypeError),
+        ("tol", True, TypeError),
+        ("on_miss", "ignore", ValueError),
+        ("on_miss", None, ValueError),
+        ("return_report", 1, TypeError),
+        ("certify", "yes", TypeError),
+        ("certify", True, ValueError),
+    ],
+)
 def test_options_of_conv_attention(argument, value, error):
     refuses(cb.conv_attention, error, argument, good(**{argument: value}))
 
 
 def test_basis_and_options_exclude_each_other():
-    refuses(cb.conv_attention, ValueError, "options",
-            good(basis=BATCH, options=cb.RecoverOptions()))
+    refuses(
+        cb.conv_attention, ValueError, "options", good(basis=BATCH, options=cb.RecoverOptions())
+    )
 
 
 def test_two_bases_when_not_causal():
@@ -140,14 +196,31 @@ def read_only():
 
 
 @pytest.mark.parametrize("function", ATTENTION)
-@pytest.mark.parametrize(("out", "error"), [
-    (np.zeros((2, 3, N, D), np.float32), TypeError), (np.zeros((2, 3, N, D), int), TypeError),
-    ([[0.0]], TypeError), (np.zeros((2, 3, N, D + 1)), ValueError),
-    (np.zeros((6, N, D)), ValueError), (np.zeros((1, 2, 3, N, D)), ValueError),
-    (read_only(), ValueError),
-    (np.lib.stride_tricks.as_strided(np.zeros(D), (2, 3, N, D), (0, 0, 0, 8)), ValueError),
-    (np.lib.stride_tricks.as_strided(np.zeros(1000), (2, 3, N, D), (8, 8, 8, 8)), ValueError),
-], ids=["float32", "int", "list", "shape", "flat", "rank", "read-only", "broadcast", "overlapping"])
+@pytest.mark.parametrize(
+    ("out", "error"),
+    [
+        (np.zeros((2, 3, N, D), np.float32), TypeError),
+        (np.zeros((2, 3, N, D), int), TypeError),
+        ([[0.0]], TypeError),
+        (np.zeros((2, 3, N, D + 1)), ValueError),
+        (np.zeros((6, N, D)), ValueError),
+        (np.zeros((1, 2, 3, N, D)), ValueError),
+        (read_only(), ValueError),
+        (np.lib.stride_tricks.as_strided(np.zeros(D), (2, 3, N, D), (0, 0, 0, 8)), ValueError),
+        (np.lib.stride_tricks.as_strided(np.zeros(1000), (2, 3, N, D), (8, 8, 8, 8)), ValueError),
+    ],
+    ids=[
+        "float32",
+        "int",
+        "list",
+        "shape",
+        "flat",
+        "rank",
+        "read-only",
+        "broadcast",
+        "overlapping",
+    ],
+)
 def test_out(function, out, error):
     refuses(function, error, "out", good(out=out))
 
@@ -173,56 +246,84 @@ def test_out_interleaved_with_an_input_is_no_overlap(function):
     assert np.any(want)
 
 
-@pytest.mark.parametrize(("call", "argument", "error"), [
-    ({"query": [1.0]}, "query", TypeError), ({"query": np.ones((2, 3, N, 0))}, "query", ValueError),
-    ({"key": np.ones((2, 3, N, D), int)}, "key", TypeError),
-    ({"key": np.ones((2, 3, N, D), np.float32)}, "key", TypeError),
-    ({"key": np.ones((2, 3, N, D + 1))}, "key", ValueError),
-    ({"key": np.ones((2, 2, N, D))}, "key", ValueError),
-    ({"key": np.full((2, 3, N, D), np.nan)}, "key", ValueError),
-    ({"scale": "x"}, "scale", TypeError), ({"enable_gqa": 0}, "enable_gqa", TypeError),
-    ({"options": 3}, "options", TypeError), ({"num_threads": 0}, "num_threads", ValueError),
-])
+@pytest.mark.parametrize(
+    ("call", "argument", "error"),
+    [
+        ({"query": [1.0]}, "query", TypeError),
+        ({"query": np.ones((2, 3, N, 0))}, "query", ValueError),
+        ({"key": np.ones((2, 3, N, D), int)}, "key", TypeError),
+        ({"key": np.ones((2, 3, N, D), np.float32)}, "key", TypeError),
+        ({"key": np.ones((2, 3, N, D + 1))}, "key", ValueError),
+        ({"key": np.ones((2, 2, N, D))}, "key", ValueError),
+        ({"key": np.full((2, 3, N, D), np.nan)}, "key", ValueError),
+        ({"scale": "x"}, "scale", TypeError),
+        ({"enable_gqa": 0}, "enable_gqa", TypeError),
+        ({"options": 3}, "options", TypeError),
+        ({"num_threads": 0}, "num_threads", ValueError),
+    ],
+)
 def test_recover_basis(call, argument, error):
     arrays = {name: good()[name] for name in ("query", "key")}
     with pytest.raises(error, match=rf"^\[recover_basis\] {argument} .*; expected .*; got "):
         cb.recover_basis(**{**arrays, **call})
 
 
-@pytest.mark.parametrize(("matrix", "atol", "argument", "error"), [
-    ([[1.0]], 0.0, "matrix", TypeError), (np.eye(3, dtype=int), 0.0, "matrix", TypeError),
-    (np.ones(3), 0.0, "matrix", ValueError), (np.ones((3, 4)), 0.0, "matrix", ValueError),
-    (np.ones((3, 3)), 0.0, "matrix", ValueError), (np.diag([np.nan, 1.0]), 0.0, "matrix", ValueError),
-    (np.eye(3), -1.0, "atol", ValueError), (np.eye(3), np.nan, "atol", ValueError),
-    (np.eye(3), None, "atol", TypeError),
-])
+@pytest.mark.parametrize(
+    ("matrix", "atol", "argument", "error"),
+    [
+        ([[1.0]], 0.0, "matrix", TypeError),
+        (np.eye(3, dtype=int), 0.0, "matrix", TypeError),
+        (np.ones(3), 0.0, "matrix", ValueError),
+        (np.ones((3, 4)), 0.0, "matrix", ValueError),
+        (np.ones((3, 3)), 0.0, "matrix", ValueError),
+        (np.diag([np.nan, 1.0]), 0.0, "matrix", ValueError),
+        (np.eye(3), -1.0, "atol", ValueError),
+        (np.eye(3), np.nan, "atol", ValueError),
+        (np.eye(3), None, "atol", TypeError),
+    ],
+)
 def test_decompose(matrix, atol, argument, error):
     with pytest.raises(error, match=rf"^\[decompose\] {argument} .*; expected .*; got "):
         cb.decompose(matrix, atol=atol)
 
 
-@pytest.mark.parametrize(("change", "argument", "error"), [
-    ({"basis": np.eye(N)}, "basis", TypeError), ({"x": [1.0]}, "x", TypeError),
-    ({"x": np.ones(N, int)}, "x", TypeError), ({"x": np.ones(N, np.float32)}, "x", TypeError),
-    ({"x": np.ones(N + 1)}, "x", ValueError), ({"x": np.ones((2, N, D))}, "x", ValueError),
-    ({"x": np.ones((N, D, 1))}, "x", ValueError), ({"x": np.full((N, D), np.nan)}, "x", ValueError),
-    ({"transpose": 1}, "transpose", TypeError), ({"out": np.zeros((N, D + 1))}, "out", ValueError),
-    ({"out": np.zeros((N, D), np.float32)}, "out", TypeError),
-    ({"num_threads": 0}, "num_threads", ValueError),
-])
+@pytest.mark.parametrize(
+    ("change", "argument", "error"),
+    [
+        ({"basis": np.eye(N)}, "basis", TypeError),
+        ({"x": [1.0]}, "x", TypeError),
+        ({"x": np.ones(N, int)}, "x", TypeError),
+        ({"x": np.ones(N, np.float32)}, "x", TypeError),
+        ({"x": np.ones(N + 1)}, "x", ValueError),
+        ({"x": np.ones((2, N, D))}, "x", ValueError),
+        ({"x": np.ones((N, D, 1))}, "x", ValueError),
+        ({"x": np.full((N, D), np.nan)}, "x", ValueError),
+        ({"transpose": 1}, "transpose", TypeError),
+        ({"out": np.zeros((N, D + 1))}, "out", ValueError),
+        ({"out": np.zeros((N, D), np.float32)}, "out", TypeError),
+        ({"num_threads": 0}, "num_threads", ValueError),
+    ],
+)
 def test_conv_matmul(change, argument, error):
     call = {"basis": SINGLE, "x": np.ones((N, D)), "out": np.full((N, D), 7.0), **change}
     refuses(cb.conv_matmul, error, argument, call)
 
 
-@pytest.mark.parametrize(("change", "argument", "error"), [
-    ({"column": [1.0]}, "column", TypeError), ({"column": np.ones(N, int)}, "column", TypeError),
-    ({"column": np.array(1.0)}, "column", ValueError),
-    ({"column": np.full(N, np.inf)}, "column", ValueError),
-    ({"x": np.ones((N, D), np.float32)}, "x", TypeError), ({"x": np.ones(N + 1)}, "x", ValueError),
-    ({"x": np.full((N, D), np.inf)}, "x", ValueError), ({"transpose": None}, "transpose", TypeError),
-    ({"out": np.zeros(N)}, "out", ValueError), ({"num_threads": 2.5}, "num_threads", TypeError),
-])
+@pytest.mark.parametrize(
+    ("change", "argument", "error"),
+    [
+        ({"column": [1.0]}, "column", TypeError),
+        ({"column": np.ones(N, int)}, "column", TypeError),
+        ({"column": np.array(1.0)}, "column", ValueError),
+        ({"column": np.full(N, np.inf)}, "column", ValueError),
+        ({"x": np.ones((N, D), np.float32)}, "x", TypeError),
+        ({"x": np.ones(N + 1)}, "x", ValueError),
+        ({"x": np.full((N, D), np.inf)}, "x", ValueError),
+        ({"transpose": None}, "transpose", TypeError),
+        ({"out": np.zeros(N)}, "out", ValueError),
+        ({"num_threads": 2.5}, "num_threads", TypeError),
+    ],
+)
 def test_toeplitz_matmul(change, argument, error):
     call = {"column": np.ones(N), "x": np.ones((N, D)), "out": np.full((N, D), 7.0), **change}
     refuses(cb.toeplitz_matmul, error, argument, call)

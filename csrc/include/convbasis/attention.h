@@ -34,12 +34,19 @@ void attention_rows(View<const T, 4> query, View<const T, 4> key, View<const T, 
 /// (batch, heads, n) or empty; `heads` as above.
 ///
 /// Rounding: a row whose estimated error from the FFT blocks is above a budget of about
-/// sqrt(eps) / 20 relative (float), 1e-12 (double), or whose weights underflow, is summed directly
+/// 2e-5 relative (float), 1e-12 (double), or whose weights underflow, is summed directly
 /// with a softmax of its own, in O(n d), and counted in rows_exact.
 template <class T>
 ForwardReport conv_attention(const BasisView<T>& lower, const BasisView<T>* upper,
                              View<const T, 4> value, View<T, 4> out, View<T, 3> lse,
                              std::span<const index_t> heads = {}, const Exec& exec = {});
+
+/// Listed rows of what conv_attention computes, each summed directly: rows (batch, heads, r), out
+/// (batch, heads, r, dv). O(r n d) a head: a cheap look at the error before all rows are computed.
+template <class T>
+void conv_attention_rows(const BasisView<T>& lower, const BasisView<T>* upper,
+                         View<const T, 4> value, View<const index_t, 3> rows, View<T, 4> out,
+                         std::span<const index_t> heads = {}, const Exec& exec = {});
 
 /// False when an element is NaN or infinite. Any strides.
 template <class T>

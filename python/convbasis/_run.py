@@ -1,0 +1,143 @@
+"""The stages of an attention call after its checks: attend, judge, fall back, hand over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from . import _core, _layout
+from ._judge import Sample, Verdict, account, deviation, tolerance_missed
+from ._plan import Plan
+from ._settings import ConvSettings
+from .report import Report, Stopwatch
+
+
+def computed(
+    inputs: _layout.AttentionInputs,
+    plan: Plan,
+    wanted: ConvSettings,
+    out: np.ndarray | None,
+    return_lse: bool,
+    return_report: bool,
+    clock: Stopwatch,
+) -> Any:
+    """conv_attention from the strips on: attend, judge, fall back.
+
+    With a tolerance, heads are judged twice on the same rows: by the strips alone before anything
+    else is computed, which spares the heads that miss, and by the finished output, rounding
+    included.
+    """
+    sample, early = None, None
+    if wanted.tol is not None or return_report:
+        with clock("estimate"):
+            sample = Sample.drawn(inputs, wanted.threads)
+    if sample is not None and wanted.tol is not None and wanted.on_miss != "keep":
+        with clock("estimate"):
+            early = sample.verdict(sample.by_strips(inputs, plan, wanted.threads))
+        plan = plan.without(misses(inputs, plan, early, wanted))
+
+    target, lse = result_arrays(inputs, out, return_lse, direct=wanted.on_miss != "error")
+    forward = through_strips(inputs, plan, target, lse, wanted.threads, clock)
+    exactly(inputs, ~plan.by_strips, target, lse, wanted.threads, clock)
+    if sample is None:
+        return results(inputs, target, out, lse)
+
+    with clock("estimate"):
+        verdict = sample.verdict(sample.of(target))
+    strips_error = verdict.error
+    if early is not None:
+        strips_error = np.where(plan.by_strips, verdict.error, early.error)
+    missed = misses(inputs, plan, verdict, wanted)
+    if wanted.on_miss == "exact":
+        exactly(inputs, missed, target, lse, wanted.threads, clock)
+        plan = plan.without(missed)
+    if not return_report:
+        return results(inputs, target, out, lse)
+    with clock("estimate"):
+        logits = deviation(inputs, plan, wanted.certify, wanted.threads)
+    report = account(inputs, plan, sample, verdict, strips_error, logits, forward, wanted, clock)
+    return results(inputs, target, out, lse, report)
+
+
+def misses(
+    inputs: _layout.AttentionInputs, plan: Plan, verdict: Verdict, wanted: ConvSettings
+) -> np.ndarray:
+    """Heads that miss the tolerance; with ``on_miss="error"`` any of them raises."""
+    missed = verdict.misses(plan, wanted.tol)
+    if wanted.on_miss == "error" and missed.any():
+        raise tolerance_missed("conv_attention", inputs, verdict, missed, wanted.tol)
+    return missed
+
+
+def through_strips(
+    inputs: _layout.AttentionInputs,
+    plan: Plan,
+    target: np.ndarray,
+    lse: np.ndarray | None,
+    threads: int,
+    clock: Stopwatch,
+) -> Mapping[str, Any]:
+    """Compute the heads that have strips; what the core says about it."""
+    if not plan.by_strips.any():
+        return {}
+    with clock("attend"):
+        forward = _core.conv_attention(
+            *plan.lower_upper(), inputs.value, target, lse, plan.listed(), threads
+        )
+    for stage, seconds in forward["seconds"].items():
+        clock.add(stage, seconds)
+    return forward
+
+
+def exactly(
+    inputs: _layout.AttentionInputs,
+    chosen: np.ndarray,
+    target: np.ndarray,
+    lse: np.ndarray | None,
+    threads: int,
+    clock: Stopwatch,
+) -> None:
+    """Compute the `chosen` heads by exact attention."""
+    if not chosen.any():
+        return
+    with clock("exact"):
+        _core.exact_attention(
+            inputs.query,
+            inputs.key,
+            inputs.value,
+            target,
+            lse,
+            inputs.scale,
+            inputs.is_causal,
+            np.flatnonzero(chosen),
+            threads,
+        )
+
+
+def result_arrays(
+    inputs: _layout.AttentionInputs,
+    out: np.ndarray | None,
+    return_lse: bool,
+    *,
+    direct: bool = True,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """What the core writes: the output, in `out` itself where it can be, and the lse if wanted."""
+    shape = (*inputs.query.shape[:3], inputs.value.shape[3])
+    target = _layout.buffer(out, shape, inputs.compute, direct=direct)
+    return target, np.empty(shape[:3], inputs.compute) if return_lse else None
+
+
+def results(
+    inputs: _layout.AttentionInputs,
+    target: np.ndarray,
+    out: np.ndarray | None,
+    lse: np.ndarray | None,
+    report: Report | None = None,
+) -> Any:
+    """The output, and a tuple of all that was asked for when there is more."""
+    output = _layout.deliver(target, out, inputs.out_shape, inputs.dtype)
+    extra = [inputs.restore(lse)] if lse is not None else []
+    extra += [report] if report is not None else []
+    return (output, *extra) if extra else output

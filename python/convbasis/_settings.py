@@ -1,0 +1,115 @@
+"""What conv_attention takes beyond the arguments that all attention functions share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import _basis_rules, _validate
+from ._layout import AttentionInputs
+from .basis import ConvBasis
+from .recover import RecoverOptions, recover_options
+
+NAME = "conv_attention"
+
+
+@dataclass(frozen=True)
+class ConvSettings:
+    """Checked settings of one call."""
+
+    bases: tuple[ConvBasis, ...] | None  # one a triangle; None = recover them
+    options: RecoverOptions
+    tol: float | None
+    on_miss: str
+    check_finite: bool
+    certify: bool
+    threads: int
+
+
+def conv_settings(
+    inputs: AttentionInputs,
+    query: np.ndarray,
+    key: np.ndarray,
+    value: np.ndarray,
+    *,
+    basis: object,
+    options: object,
+    tol: object,
+    on_miss: object,
+    check_finite: object,
+    out: object,
+    return_lse: object,
+    return_report: object,
+    certify: object,
+    num_threads: object,
+) -> ConvSettings:
+    """Check in argument order; the arrays are the caller's own, for shapes and overlap."""
+    if not inputs.is_causal and inputs.key.shape[2] != inputs.query.shape[2]:
+        raise _validate.wrong(
+            NAME,
+            "key",
+            "differs in length from query without is_causal",
+            f"{inputs.query.shape[2]} rows (exact_attention takes any number)",
+            inputs.key.shape[2],
+            NotImplementedError,
+        )
+    bases = given_basis(basis, query, key, inputs.is_causal)
+    if bases is not None and options is not None:
+        raise _validate.wrong(
+            NAME, "options", "is given together with basis", "one of the two", "both"
+        )
+    options = recover_options(NAME, options)
+    tol = _validate.tolerance(NAME, tol)
+    on_miss = _validate.choice(NAME, "on_miss", on_miss, ("exact", "error", "keep"))
+    check_finite = _validate.flag(NAME, "check_finite", check_finite)
+    _validate.output(
+        NAME,
+        out,
+        inputs.out_shape,
+        inputs.dtype,
+        [("query", query), ("key", key), ("value", value)],
+    )
+    _validate.flag(NAME, "return_lse", return_lse)
+    return_report = _validate.flag(NAME, "return_report", return_report)
+    certify = _validate.flag(NAME, "certify", certify)
+    if certify and not return_report:
+        raise _validate.wrong(
+            NAME,
+            "certify",
+            "is set, but no report would tell the bound",
+            "return_report=True with it",
+            "return_report=False",
+        )
+    threads = _validate.threads(NAME, num_threads)
+    return ConvSettings(bases, options, tol, on_miss, check_finite, certify, threads)
+
+
+def given_basis(
+    basis: object, query: np.ndarray, key: np.ndarray, is_causal: bool
+) -> tuple[ConvBasis, ...] | None:
+    """The caller's basis, one ConvBasis a triangle; None when it is to be recovered."""
+    if basis is None:
+        return None
+    bases = (basis,) if isinstance(basis, ConvBasis) else basis
+    expected = "a ConvBasis" if is_causal else "(lower, upper), two ConvBasis"
+    if not isinstance(bases, (tuple, list)) or not all(isinstance(b, ConvBasis) for b in bases):
+        raise _validate.wrong(
+            NAME,
+            "basis",
+            "has the wrong type",
+            f"{expected}, or None",
+            type(basis).__name__,
+            TypeError,
+        )
+    if len(bases) != (1 if is_causal else 2):
+        raise _validate.wrong(
+            NAME,
+            "basis",
+            f"does not fit is_causal={is_causal}",
+            expected,
+            f"{len(bases)} ConvBasis",
+        )
+    for one in bases:
+        _basis_rules.belongs(NAME, "basis", one, query, key.shape[-2])
+    return tuple(bases)

@@ -1,0 +1,314 @@
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <random>
+
+#include "check.h"
+#include "cpu/simd/kernels.h"
+
+using namespace convbasis;
+
+namespace {
+
+constexpr index_t kCounts[] = {0, 1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 97, 130};
+
+template <class T>
+constexpr double kEps = static_cast<double>(std::numeric_limits<T>::epsilon());
+
+template <class T>
+std::vector<T> random_numbers(index_t count, unsigned seed) {
+  std::mt19937_64 random(seed);
+  std::normal_distribution<double> normal;
+  std::vector<T> numbers(static_cast<std::size_t>(count));
+  for (T& number : numbers) number = static_cast<T>(normal(random));
+  return numbers;
+}
+
+/// Calls test(kernels of one build, T()) for every build and both types.
+template <class Test>
+void for_each_build(const Test& test) {
+  for (const Kernels<float>* simd : available_kernels<float>()) test(*simd, float());
+  for (const Kernels<double>* simd : available_kernels<double>()) test(*simd, double());
+}
+
+/// Every count with an aligned and a misaligned vector of exactly that size.
+template <class T, class Test>
+void for_each_vector(unsigned seed, const Test& test) {
+  for (index_t shift : {0, 1}) {
+    for (index_t n : kCounts) {
+      std::vector<T> storage = random_numbers<T>(n + shift, seed++);
+      test(storage.data() + shift, n);
+    }
+  }
+}
+
+/// The larger error; NaN counts as infinite.
+double larger(double worst, double error) {
+  if (error <= worst) return worst;
+  return std::isnan(error) ? std::numeric_limits<double>::infinity() : error;
+}
+
+/// A sum of products in long double, and errors relative to the sum of their sizes.
+struct Sum {
+  long double value = 0, size = 0;
+  template <class T>
+  void add(T a, T b) {
+    const long double product = static_cast<long double>(a) * static_cast<long double>(b);
+    value += product;
+    size += std::abs(product);
+  }
+  [[nodiscard]] double error(long double got) const {
+    return static_cast<double>(std::abs(got - value) / size);
+  }
+};
+
+/// |got - exact exp| in units in the last place of the exact value.
+template <class T>
+double ulps(T got, long double exact) {
+  int exponent = 0;
+  std::frexp(exact, &exponent);
+  const long double unit = std::ldexp(1.0L, exponent - std::numeric_limits<T>::digits);
+  return static_cast<double>(std::abs(static_cast<long double>(got) - exact) / unit);
+}
+
+}  // namespace
+
+TEST(a_baseline_build_exists_and_the_fastest_comes_last) {
+  CHECK(available_kernels<float>().front()->name == "baseline");
+  CHECK(available_kernels<float>().back() == &kernels<float>());
+  CHECK(available_kernels<double>().back() == &kernels<double>());
+  for_each_build([](const auto& simd, auto) { CHECK(simd.lanes >= 1 && simd.lanes <= 64); });
+}
+
+TEST(exp_is_within_two_ulps_over_the_whole_range) {
+  for_each_build([]<class T>(const Kernels<T>& simd, T) {
+    // From the smallest normal result to sqrt(2) below the largest: what is above may be infinite
+    // (the library's arguments are never positive).
+    const double low = std::log(static_cast<double>(std::numeric_limits<T>::min())) + 1e-3;
+    const double high = std::log(static_cast<double>(std::numeric_limits<T>::max())) - 0.35;
+    constexpr index_t kPoints = 6001;
+    std::vector<T> x(kPoints), y(kPoints);
+    for (index_t i = 0; i < kPoints; ++i)
+      x[static_cast<std::size_t>(i)] = static_cast<T>(low + (high - low) * i / 6000.);
+    simd.exp_shifted(x.data(), T(0), y.data(), kPoints);
+    double worst = 0;
+    for (std::size_t i = 0; i < x.size(); ++i)
+      worst = larger(worst, ulps(y[i], std::exp(static_cast<long double>(x[i]))));
+    CHECK_NEAR(worst, 0.0, 2.0);
+  });
+}
+
+TEST(exp_near_zero_is_exact_at_zero_and_within_two_ulps) {
+  for_each_build([]<class T>(const Kernels<T>& simd, T) {
+    for_each_vector<T>(10, [&](T* x, index_t n) {
+      const std::vector<T> before(x, x + n);
+      const T shift = T(0.75);
+      simd.exp_shifted(x, shift, x, n);  // in place
+      for (index_t i = 0; i < n; ++i) {
+        const T difference = before[static_cast<std::size_t>(i)] - shift;
+        CHECK_NEAR(ulps(x[i], std::exp(static_cast<long double>(difference))), 0.0, 2.0);
+      }
+      std::fill(x, x + n, T(-3));
+      simd.exp_shifted(x, T(-3), x, n);
+      for (index_t i = 0; i < n; ++i) CHECK(x[i] == T(1));
+    });
+  });
+}
+
+TEST(exp_underflows_to_zero_without_nan) {
+  for_each_build([]<class T>(const Kernels<T>& simd, T) {
+    constexpr T kInfinity = std::numeric_limits<T>::infinity();
+    const double low = std::log(static_cast<double>(std::numeric_limits<T>::min()));
+    const std::vector<T> below{static_cast<T>(low - 0.5),
+                               static_cast<T>(low - 5),
+                               static_cast<T>(low - 40),
+                               static_cast<T>(2 * low),
+                               T(-1e6),
+                               std::numeric_limits<T>::lowest(),
+                               -kInfinity};
+    for (const T x : below) {
+      for (index_t n : {1, simd.lanes, 2 * simd.lanes + 1}) {
+        std::vector<T> y(static_cast<std::size_t>(n), x);
+        simd.exp_shifted(y.data(), T(0), y.data(), n);
+        // A result below the smallest normal number may be flushed, never more.
+        for (const T weight : y) CHECK(weight >= 0 && weight < std::numeric_limits<T>::min());
+        if (x < T(1.2 * low))
+          for (const T weight : y) CHECK(weight == 0);
+        std::vector<T> z(static_cast<std::size_t>(n), x);
+        CHECK(simd.exp_sum(z.data(), T(0), n) <
+              static_cast<double>(n) * static_cast<double>(std::numeric_limits<T>::min()));
+      }
+    }
+  });
+}
+
+TEST(exp_sum_stores_what_it_sums) {
+  for_each_build([]<class T>(const Kernels<T>& simd, T) {
+    for_each_vector<T>(20, [&](T* x, index_t n) {
+      std::vector<T> separate(static_cast<std::size_t>(n));
+      simd.exp_shifted(x, T(0.5), separate.data(), n);
+      const double sum = simd.exp_sum(x, T(0.5), n);
+      double expected = 0;
+      for (index_t i = 0; i < n; ++i) {
+        CHECK(x[i] == separate[static_cast<std::size_t>(i)]);
+        expected += static_cast<double>(x[i]);
+      }
+      // Positive terms: each partial sum in T adds eps / 2.
+      CHECK_NEAR(sum, expected, kEps<T> * (2 + static_cast<double>(n) / simd.lanes) * expected);
+    });
+  });
+}
+
+TEST(max_value_finds_the_largest_in_every_place) {
+  for_each_build([]<class T>(const Kernels<T>& simd, T) {
+    for_each_vector<T>(30, [&](T* x, index_t n) {
+      if (n == 0) return;
+      for (index_t i = 0; i < n; ++i) x[i] -= T(100);  // a padding zero would win
+      CHECK(simd.max_value(x, n) == *std::max_element(x, x + n));
+      for (index_t i = 0; i < n; ++i) {
+        const T before = x[i];
+        x[i] = T(-50);
+        CHECK(simd.max_value(x, n) == T(-50));
+        x[i] = before;
+      }
+      std::fill(x, x + n, -std::numeric_limits<T>::infinity());
+      CHECK(simd.max_value(x, n) == -std::numeric_limits<T>::infinity());
+    });
+  });
+}
+
+TEST(distances_and_squares_match_plain_sums) {
+  for_each_build([]<class T>(const Kernels<T>& simd, T) {
+    // Runs of 64 vectors are added in T: at most 64 + log2(lanes) roundings of eps / 2 a term.
+    const double tolerance = 35 * kEps<T>;
+    const auto compare = [&](const T* x, index_t n) {
+      if (n == 0) {
+        CHECK(simd.sum_of_squares(x, 0) == 0 && simd.l1_distance(x, x, 0) == 0);
+        CHECK(simd.max_distance(x, x, 0) == 0);
+        return;
+      }
+      const std::vector<T> y = random_numbers<T>(n, 40);
+      Sum squares, l1;
+      T largest = 0;
+      for (index_t i = 0; i < n; ++i) {
+        const T distance = std::abs(x[i] - y[static_cast<std::size_t>(i)]);
+        squares.add(x[i], x[i]);
+        l1.add(distance, T(1));
+        largest = std::max(largest, distance);
+      }
+      CHECK_NEAR(squares.error(simd.sum_of_squares(x, n)), 0.0, tolerance);
+      CHECK_NEAR(l1.error(simd.l1_distance(x, y.data(), n)), 0.0, tolerance);
+      CHECK(simd.max_distance(x, y.data(), n) == largest);
+    };
+    for_each_vector<T>(41, compare);
+    compare(random_numbers<T>(3001, 42).data(), 3001);  // several runs
+  });
+}
+
+TEST(scale_multiplies_every_element_once) {
+  for_each_build([]<class T>(const Kernels<T>& simd, T) {
+    for_each_vector<T>(50, [&](T* x, index_t n) {
+      const std::vector<T> before(x, x + n);
+      simd.scale(x, T(-1.7), n);
+      for (index_t i = 0; i < n; ++i) CHECK(x[i] == before[static_cast<std::size_t>(i)] * T(-1.7));
+    });
+  });
+}
+
+TEST(all_finite_sees_nan_and_infinity_in_every_lane) {
+  for_each_build([]<class T>(const Kernels<T>& simd, T) {
+    using Limits = std::numeric_limits<T>;
+    for_each_vector<T>(60, [&](T* x, index_t n) {
+      CHECK(simd.all_finite(x, n));
+      for (index_t i = 0; i < n; ++i) {
+        const T before = x[i];
+        for (const T bad : {Limits::quiet_NaN(), Limits::infinity(), -Limits::infinity()}) {
+          x[i] = bad;
+          CHECK(!simd.all_finite(x, n));
+        }
+        for (const T good : {Limits::max(), Limits::lowest(), Limits::denorm_min(), -T(0)}) {
+          x[i] = good;
+          CHECK(simd.all_finite(x, n));
+        }
+        x[i] = before;
+      }
+      std::fill(x, x + n, Limits::max());  // large numbers do not add up to infinity
+      CHECK(simd.all_finite(x, n));
+    });
+  });
+}
+
+namespace {
+
+template <class T>
+void check_band(const Kernels<T>& simd, index_t vectors, index_t window) {
+  constexpr index_t kRows = 41, kFirst = 2, kLast = 7;
+  const T factor = T(-0.3);
+  const index_t channels = vectors * simd.lanes, stride = channels + 3;
+  const std::vector<T> x = random_numbers<T>(kRows * stride + 1, 70),
+                       y = random_numbers<T>(kLast * channels, 71);
+  const Rows<const T> left{x.data() + 1, stride}, right{y.data(), channels};
+  std::vector<T> heads(static_cast<std::size_t>((kLast - kFirst) * window));
+  simd.band_dots(left, right, kFirst, kLast, window, channels, factor, heads.data());
+  double worst = 0;
+  for (index_t j = kFirst; j < kLast; ++j) {
+    for (index_t t = 0; t < window; ++t) {
+      Sum dot;
+      for (index_t c = 0; c < channels; ++c) dot.add(left.row(j + t)[c], right.row(j)[c]);
+      const T got = heads[static_cast<std::size_t>((j - kFirst) * window + t)];
+      worst = larger(worst, dot.error(static_cast<long double>(got) / factor));
+    }
+  }
+  // One rounding for each vector, in the sum over lanes and in the factor.
+  CHECK_NEAR(worst, 0.0, kEps<T> / 2 * static_cast<double>(vectors + simd.lanes));
+}
+
+/// Weights of a Toeplitz band read forwards (direction 1) or backwards, as diagonal blocks do.
+template <class T>
+void check_weighted_rows(const Kernels<T>& simd, index_t vectors, index_t outputs, index_t inputs,
+                         index_t direction) {
+  constexpr index_t kFirst = 3, kSpareRows = 1;
+  const index_t channels = vectors * simd.lanes, stride = channels + 1;
+  const std::vector<T> x = random_numbers<T>((kFirst + inputs) * stride + 1, 80),
+                       w = random_numbers<T>(outputs + inputs + 8, 82);
+  std::vector<T> y = random_numbers<T>((outputs + kSpareRows) * stride + 1, 81);
+  const std::vector<T> before = y;
+  const T* middle = w.data() + 4 + (direction > 0 ? inputs : outputs);
+  simd.weighted_rows(middle, direction, -direction, outputs, {x.data() + 1, stride}, kFirst,
+                     kFirst + inputs, {y.data() + 1, stride}, channels);
+  double worst = 0;
+  for (index_t o = 0; o < outputs; ++o) {
+    for (index_t c = 0; c < channels; ++c) {
+      const auto at = static_cast<std::size_t>(o * stride + 1 + c);
+      Sum sum;
+      sum.add(before[at], T(1));
+      for (index_t s = kFirst; s < kFirst + inputs; ++s)
+        sum.add(middle[direction * (o - s)], x[static_cast<std::size_t>(s * stride + 1 + c)]);
+      worst = larger(worst, sum.error(static_cast<long double>(y[at])));
+    }
+    const auto gap = static_cast<std::size_t>((o + 1) * stride);
+    CHECK(y[gap] == before[gap]);
+  }
+  CHECK_NEAR(worst, 0.0, kEps<T> / 2 * static_cast<double>(inputs + 1));
+  CHECK(std::equal(y.end() - stride, y.end(), before.end() - stride));  // the spare row
+}
+
+}  // namespace
+
+TEST(band_dots_match_plain_dot_products) {
+  for_each_build([](const auto& simd, auto) {
+    for (const index_t vectors : {1, 2, 5})
+      for (const index_t window : {0, 1, 2, 3, 5, 7, 15, 16, 17, 31, 33, 35})
+        check_band(simd, vectors, window);
+  });
+}
+
+TEST(weighted_rows_match_plain_sums) {
+  for_each_build([](const auto& simd, auto) {
+    for (const index_t vectors : {1, 2, 3, 4, 7})
+      for (const index_t outputs : {0, 1, 2, 3, 5, 6, 7, 13})
+        for (const index_t inputs : {0, 1, 2, 5, 17})
+          for (const index_t direction : {1, -1})
+            check_weighted_rows(simd, vectors, outputs, inputs, direction);
+  });
+}

@@ -1,0 +1,36 @@
+"""Every example in a docstring of the package runs and shows what it says."""
+
+import doctest
+import importlib
+import pkgutil
+
+import pytest
+
+import convbasis as cb
+
+MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages(cb.__path__, "convbasis.")
+    if not module.name.startswith(("convbasis._core", "convbasis.cli", "convbasis.__main__"))
+)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples(name):
+    result = doctest.testmod(importlib.import_module(name), raise_on_error=False)
+    assert result.failed == 0
+
+
+def test_public_functions_have_examples():
+    finder = doctest.DocTestFinder()
+    for function in (
+        cb.conv_attention,
+        cb.exact_attention,
+        cb.recover_basis,
+        cb.decompose,
+        cb.conv_matmul,
+        cb.toeplitz_matmul,
+        cb.ConvBasis,
+        cb.build_info,
+    ):
+        assert any(test.examples for test in finder.find(function, function.__name__))
