@@ -152,7 +152,7 @@ def format_summary(summary, tol, num_bases):
             f"{100 * s['heads_within'] / heads:.1f} % (wanted: {100 * WANTED_SHARE:.0f} %): "
             f"{verdict}; worst {s['worst_error']:.2g}",
             f"kept on strips: {s['heads_kept']} of {heads} heads; computed exactly: "
-            f"{s['heads_exact']}; more bases than pay off: {s['heads_incomplete']}",
+            f"{s['heads_exact']}; showing more bases than allowed: {s['heads_incomplete']}",
             f"time: conv_attention {s['seconds_conv']:.2f} s (recovery, estimate and exact heads "
             f"included), exact_attention {s['seconds_exact']:.2f} s: "
             f"{s['seconds_conv'] / s['seconds_exact']:.2f} times as long",

@@ -18,7 +18,7 @@ MARGIN = " " * 10
 def text(outcome: Outcome, picture: str | None) -> list[str]:
     """The lines for people."""
     setup = outcome.setup
-    threads = f"{setup.threads} thread{'s' if setup.threads > 1 else ''}"
+    threads = f"{setup.num_threads} thread{'s' if setup.num_threads > 1 else ''}"
     return [
         f"convbasis {__version__} demo: causal attention of one head, n = {setup.n:,}, "
         f"head_dim {setup.head_dim}, {setup.dtype}, {threads}, seed {setup.seed}",
@@ -53,7 +53,7 @@ def errors(outcome: Outcome) -> list[str]:
     return [
         "error     ||Y~ - Y|| / ||Y||, with Y by exact attention in float64",
         *(
-            f"{MARGIN}{name:16} {error:8.1e}   {notes.get(name, '')}".rstrip()
+            f"{MARGIN}{name:20} {error:8.1e}   {notes.get(name, '')}".rstrip()
             for name, error in outcome.errors.items()
         ),
         f"{MARGIN}by row: median {np.median(outcome.row_errors):.1e}, largest "
@@ -65,20 +65,20 @@ def errors(outcome: Outcome) -> list[str]:
 
 def times(outcome: Outcome) -> list[str]:
     """Medians and ranges, and ratios to conv_attention."""
-    notes = {CONV: "recovery included", JUDGED: f"the same with tol={TOLERANCE:g}: error estimated"}
+    notes = {CONV: "recovery included", JUDGED: f"tol={TOLERANCE:g}: its error estimated"}
     lines = []
     for name, seconds in outcome.seconds.items():
         spread = f"({milliseconds(min(seconds.runs))} to {milliseconds(max(seconds.runs))})"
         note = notes.get(name, f"{outcome.speedup(name):.1f} times as long")
-        lines.append(f"{MARGIN}{name:16} {milliseconds(seconds.median):>8} ms  {spread:20} {note}")
+        lines.append(f"{MARGIN}{name:20} {milliseconds(seconds.median):>8} ms  {spread:20} {note}")
     runs = len(outcome.seconds[CONV].runs)
     return [f"time      median (range) of {runs} interleaved runs, after a warm-up", *lines]
 
 
 def milliseconds(seconds: float) -> str:
-    """Three digits."""
+    """Three digits or so."""
     value = 1e3 * seconds
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.{1 if value >= 10 else 2}f}"
 
 
 def versions(outcome: Outcome) -> dict[str, str]:
