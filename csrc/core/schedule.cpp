@@ -14,11 +14,11 @@ namespace {
 // Single-thread flops a nanosecond, and nanoseconds, measured on an AVX-512 machine in float. Only
 // their ratios matter, and these hold for double and for AVX2 too.
 constexpr double kFftRate = 12, kProductRate = 55, kDirectRate = 70;
-constexpr double kExactRate = 60;    // both products and the exponentials of exact attention
-constexpr double kWindowTime = 0.5;  // an entry of a kernel window, gathered for its FFT
-constexpr double kStripRowTime = 10; // a row of a strip in a directly summed block
-constexpr double kEntryTime = 10;    // an entry of a kernel: column, exp, row sum
-constexpr index_t kFewBases = 64;     // break_even() is never below: small problems take microseconds
+constexpr double kExactRate = 60;     // both products and the exponentials of exact attention
+constexpr double kWindowTime = 0.5;   // an entry of a kernel window, gathered for its FFT
+constexpr double kStripRowTime = 10;  // a row of a strip in a directly summed block
+constexpr double kEntryTime = 10;     // an entry of a kernel: column, exp, row sum
+constexpr index_t kFewBases = 64;  // break_even() is never below: small problems take microseconds
 constexpr index_t kMinBlock = 64, kMaxBlock = 8192;
 
 double fft_flops(index_t length) {

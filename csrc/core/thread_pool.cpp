@@ -163,8 +163,8 @@ Pool& pool() {
   Pool* existing = shared_pool.load(std::memory_order_acquire);
   if (existing != nullptr) return *existing;
 #if defined(__unix__) || defined(__APPLE__)
-  static const int registered =
-      pthread_atfork(nullptr, nullptr, [] { shared_pool.store(nullptr, std::memory_order_release); });
+  static const int registered = pthread_atfork(
+      nullptr, nullptr, [] { shared_pool.store(nullptr, std::memory_order_release); });
   (void)registered;
 #endif
   auto fresh = std::make_unique<Pool>();

@@ -60,7 +60,7 @@ void run_half(Half<T>& half, Rows<const T> value, index_t channels, const Exec& 
   StageTimer timer(seconds.normalize);
   half.row_sums = Buffer<double>(layout.rows);
   sum_rows(weights, exec, half.row_sums.data());
-  half.rounding = rounding_of_blocks(weights, half.schedule, value, channels);
+  half.rounding = rounding_of_blocks(weights, half.schedule, value, channels, exec);
 }
 
 /// One head: both halves, the division, and the rows that rounding spoiled.
@@ -100,7 +100,7 @@ class HeadForward {
     StageTimer timer(seconds.rows);
     attend_strips(halves_[0].logits, halves_.size() > 1 ? &halves_[1].logits : nullptr, value_rows_,
                   channels_, spoiled, exec_, [&](std::size_t r, const T* mean, double row_lse) {
-                    for (index_t c = 0; c < value_dim_; ++c) out(spoiled[r], c) = mean[c];
+                    write_row(mean, out, spoiled[r]);
                     if (lse.data != nullptr) lse(spoiled[r]) = static_cast<T>(row_lse);
                   });
     rows_exact = static_cast<index_t>(spoiled.size());
@@ -158,7 +158,7 @@ class HeadForward {
           }
           worst[t] = std::max(worst[t], error);
         }
-        for (index_t c = 0; c < value_dim_; ++c) out(i, c) = sees_keys ? mean[c] : T(0);
+        write_row(mean, out, i);  // zeros when there is no key
         if (lse.data != nullptr)
           lse(i) = sees_keys ? static_cast<T>(std::log(sum) + static_cast<double>(shift_))
                              : -std::numeric_limits<T>::infinity();
@@ -273,7 +273,7 @@ void conv_attention_rows(const BasisView<T>& lower, const BasisView<T>* upper,
     attend_strips(lower_half, upper != nullptr ? &upper_half : nullptr,
                   as_rows(head_view(value, b, g), value_copy), dim, listed, inside,
                   [&](std::size_t r, const T* mean, double) {
-                    for (index_t c = 0; c < dim; ++c) out(b, h, static_cast<index_t>(r), c) = mean[c];
+                    write_row(mean, head_view(out, b, h), static_cast<index_t>(r));
                   });
   });
 }

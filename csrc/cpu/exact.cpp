@@ -116,7 +116,7 @@ void attend_head(const View<const T, 2>& query, const View<const T, 2>& key,
     softmax.attend(scores, source.value, key.shape[0], is_causal, rows, {result.data(), channels},
                    row_lse);
     for (index_t r = 0; r < static_cast<index_t>(rows.size()); ++r) {
-      for (index_t c = 0; c < channels; ++c) out(first + r, c) = result[r * channels + c];
+      write_row(result.data() + r * channels, out, first + r);
       if (lse.data != nullptr) lse(first + r) = static_cast<T>(row_lse[r]);
     }
   });

@@ -10,13 +10,15 @@ namespace {
 
 constexpr index_t kGroups = 8;
 
-/// Running sums from the start of each run of `width` lags, and to the end of each run.
+/// Running sums from the start of each run of `width` lags, and to the end of each run (not needed
+/// when there is one run).
 template <class T>
 void sum_runs(const T* kernel, index_t lags, index_t width, double* prefix, double* suffix) {
   for (index_t run = 0; run < lags; run += width) {
     const index_t stop = std::min(run + width, lags);
     double sum = 0;
     for (index_t t = run; t < stop; ++t) prefix[t] = sum += static_cast<double>(kernel[t]);
+    if (width >= lags) return;
     sum = 0;
     for (index_t t = stop; t-- > run;) suffix[t] = sum += static_cast<double>(kernel[t]);
   }

@@ -11,7 +11,7 @@ namespace convbasis {
 // output, whatever the size of that output. (By Parseval; measured errors were at most half of it.)
 template <class T>
 std::vector<double> rounding_of_blocks(const StripMatrix<T>& matrix, const Schedule& schedule,
-                                       Rows<const T> x, index_t channels) {
+                                       Rows<const T> x, index_t channels, const Exec& exec) {
   const StripLayout& layout = matrix.layout;
   const Kernels<T>& simd = kernels<T>();
   const index_t small_blocks = ceil_div(layout.rows, schedule.diagonal);
@@ -19,9 +19,11 @@ std::vector<double> rounding_of_blocks(const StripMatrix<T>& matrix, const Sched
   for (const Level& level : schedule.levels) {
     const Pieces pieces = cut_into_pieces(layout, level.block);
     std::vector<double> energy(pieces.list.size());
-    for (std::size_t p = 0; p < pieces.list.size(); ++p)
+    parallel_for(exec, static_cast<index_t>(energy.size()), [&](index_t item, int) {
+      const auto p = static_cast<std::size_t>(item);
       for (index_t j = pieces.list[p].begin; j < pieces.list[p].end; ++j)
         energy[p] += simd.sum_of_squares(x.row(j), channels);
+    });
 
     const index_t blocks = ceil_div(layout.rows, level.block);
     const index_t per_span = level.span / level.block, ratio = level.block / schedule.diagonal;
@@ -56,8 +58,8 @@ std::vector<double> rounding_of_blocks(const StripMatrix<T>& matrix, const Sched
 }
 
 template std::vector<double> rounding_of_blocks(const StripMatrix<float>&, const Schedule&,
-                                                Rows<const float>, index_t);
+                                                Rows<const float>, index_t, const Exec&);
 template std::vector<double> rounding_of_blocks(const StripMatrix<double>&, const Schedule&,
-                                                Rows<const double>, index_t);
+                                                Rows<const double>, index_t, const Exec&);
 
 }  // namespace convbasis

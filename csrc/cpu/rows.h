@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <limits>
 
 #include "core/buffer.h"
@@ -25,6 +26,17 @@ template <class T>
     for (index_t c = columns; c < channels; ++c) row[c] = T(0);
   }
   return {scratch.data(), channels};
+}
+
+/// One row of contiguous channels into an array of any layout.
+template <class T>
+void write_row(const T* from, const View<T, 2>& to, index_t row) {
+  const index_t channels = to.shape[1];
+  if (to.strides[1] == 1) {
+    std::copy_n(from, channels, to.data + row * to.strides[0]);
+  } else {
+    for (index_t c = 0; c < channels; ++c) to(row, c) = from[c];
+  }
 }
 
 /// The same without padding.

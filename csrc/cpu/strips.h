@@ -59,7 +59,7 @@ void sum_rows(const StripMatrix<T>& matrix, const Exec& exec, double* sums);
 template <class T>
 [[nodiscard]] std::vector<double> rounding_of_blocks(const StripMatrix<T>& matrix,
                                                      const Schedule& schedule, Rows<const T> x,
-                                                     index_t channels);
+                                                     index_t channels, const Exec& exec);
 
 /// Adds the wall-clock time of a scope to a stage.
 class StageTimer {

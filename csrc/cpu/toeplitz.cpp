@@ -12,7 +12,8 @@
 namespace convbasis {
 namespace {
 
-constexpr index_t kFrequenciesPerTask = 4, kRowsPerGroup = 6, kBlocksPerGroup = 4;
+constexpr index_t kFrequenciesPerTask = 4, kRowsPerGroup = 6, kBlocksPerGroup = 4,
+                  kRowsPerTask = 1024;
 
 /// One level of the schedule: pieces of the strips, spectra of kernels, inputs and outputs.
 /// Spectra are stored frequency first, so that the products of one frequency are contiguous.
@@ -21,24 +22,53 @@ class LevelRun {
  public:
   LevelRun(const StripMatrix<T>& matrix, const Level& level, index_t channels, bool transpose,
            const Exec& exec)
-      : matrix_(matrix), level_(level), channels_(channels), transpose_(transpose), exec_(exec),
-        simd_(kernels<T>()), fft_(simd_.make_fft(2 * level.block)),
+      : matrix_(matrix),
+        level_(level),
+        transpose_(transpose),
+        exec_(exec),
+        simd_(kernels<T>()),
+        fft_(simd_.make_fft(2 * level.block)),
         pieces_(cut_into_pieces(matrix.layout, level.block)),
-        blocks_(ceil_div(matrix.layout.rows, level.block)), frequencies_(level.block + 1) {
+        blocks_(ceil_div(matrix.layout.rows, level.block)),
+        frequencies_(level.block + 1),
+        chunk_(std::min<index_t>(channels, 2 * simd_.lanes)) {
     plan_weights();
     const index_t pieces = static_cast<index_t>(pieces_.list.size());
     inputs_ = transpose ? blocks_ : pieces;
     outputs_ = transpose ? pieces : blocks_;
     weights_ = Buffer<T>(frequencies_ * 2 * weight_count_);
-    in_ = Buffer<T>(frequencies_ * inputs_ * 2 * channels_);
-    out_ = Buffer<T>(frequencies_ * outputs_ * 2 * channels_);
+    in_ = Buffer<T>(frequencies_ * inputs_ * 2 * chunk_);
+    out_ = Buffer<T>(frequencies_ * outputs_ * 2 * chunk_);
     scratch_ = Buffer<T>(resolve_threads(exec) * scratch_size());
   }
 
-  void apply(Rows<const T> x, Rows<T> y, StageSeconds& seconds) {
+  /// The spectra of the kernels, which all channels share.
+  void prepare(StageSeconds& seconds) {
+    StageTimer timer(seconds.transform);
+    parallel_for(exec_, static_cast<index_t>(windows_.size()), [&](index_t item, int worker) {
+      transform_window(windows_[static_cast<std::size_t>(item)], scratch(worker));
+    });
+  }
+
+  /// y += the products of this level. A few channels at a time: all inputs of one frequency then
+  /// fit the first cache, where every group of output blocks reads them again.
+  void apply(Rows<const T> x, Rows<T> y, index_t channels, StageSeconds& seconds) {
+    for (index_t c = 0; c < channels; c += chunk_) {
+      channels_ = std::min(chunk_, channels - c);
+      apply_chunk({x.data + c, x.stride}, {y.data + c, y.stride}, seconds);
+    }
+  }
+
+ private:
+  struct WindowTask {
+    index_t strip, first_lag;
+  };
+
+  void apply_chunk(Rows<const T> x, Rows<T> y, StageSeconds& seconds) {
     {
       StageTimer timer(seconds.transform);
-      transform(x);
+      parallel_for(exec_, inputs_,
+                   [&](index_t input, int worker) { transform_input(input, x, scratch(worker)); });
     }
     {
       StageTimer timer(seconds.products);
@@ -49,17 +79,18 @@ class LevelRun {
       });
     }
     StageTimer timer(seconds.inverse);
-    parallel_for(exec_, outputs_, [&](index_t o, int worker) { invert(o, y, worker); });
+    parallel_for(exec_, outputs_, [&](index_t o, int worker) { invert(o, y, scratch(worker)); });
   }
 
- private:
-  struct WindowTask {
-    index_t strip, first_lag;
-  };
-
-  [[nodiscard]] index_t scratch_size() const { return 2 * level_.block * simd_.lanes; }
+  /// Numbers that one transform needs: the channels of a block, or one vector of windows.
+  [[nodiscard]] index_t scratch_size() const {
+    return 2 * level_.block * std::max<index_t>(chunk_, simd_.lanes);
+  }
+  [[nodiscard]] T* scratch(int worker) { return scratch_.data() + worker * scratch_size(); }
   [[nodiscard]] index_t blocks_per_span() const { return level_.span / level_.block; }
-  [[nodiscard]] bool is_first_of_span(index_t block) const { return block % blocks_per_span() == 0; }
+  [[nodiscard]] bool is_first_of_span(index_t block) const {
+    return block % blocks_per_span() == 0;
+  }
   [[nodiscard]] bool is_last_of_span(index_t block) const {
     return (block + 1) % blocks_per_span() == 0 || block + 1 == blocks_;
   }
@@ -78,18 +109,6 @@ class LevelRun {
     for (const Piece& piece : pieces_.list)
       offsets_.push_back(base[static_cast<std::size_t>(piece.strip)] - piece.block - 1);
     base_ = std::move(base);
-  }
-
-  void transform(Rows<const T> x) {
-    const index_t windows = static_cast<index_t>(windows_.size());
-    parallel_for(exec_, windows + inputs_, [&](index_t item, int worker) {
-      T* scratch = scratch_.data() + worker * scratch_size();
-      if (item < windows) {
-        transform_window(windows_[static_cast<std::size_t>(item)], scratch);
-      } else {
-        transform_input(item - windows, x, scratch);
-      }
-    });
   }
 
   void transform_window(const WindowTask& task, T* scratch) {
@@ -116,11 +135,9 @@ class LevelRun {
       offset = piece.begin - piece.block * level_.block;
       count = piece.end - piece.begin;
     }
-    for (index_t c = 0; c < channels_; c += simd_.lanes) {
-      T* re = in_.data() + input * 2 * channels_ + c;
-      simd_.forward_rows(*fft_, {x.row(begin) + c, x.stride}, offset, count,
-                         {re, re + channels_, inputs_ * 2 * channels_}, scratch);
-    }
+    T* re = in_.data() + input * 2 * channels_;
+    simd_.forward_rows(*fft_, {x.row(begin), x.stride}, offset, count, channels_,
+                       {re, re + channels_, inputs_ * 2 * channels_}, scratch);
   }
 
   /// Blocks are taken in small groups: what lies before the whole group is one register-blocked
@@ -139,7 +156,9 @@ class LevelRun {
                                       {out, stride},
                                       {out + channels_, stride},
                                       channels_};
-    const auto first = [&](index_t block) { return pieces_.first[static_cast<std::size_t>(block)]; };
+    const auto first = [&](index_t block) {
+      return pieces_.first[static_cast<std::size_t>(block)];
+    };
     for (index_t begin = 0; begin < blocks_; begin += blocks_per_span()) {
       const index_t end = std::min(begin + blocks_per_span(), blocks_);
       for (index_t b = begin; b < end; b += kBlocksPerGroup) {
@@ -157,7 +176,7 @@ class LevelRun {
     }
   }
 
-  void invert(index_t output, Rows<T> y, int worker) {
+  void invert(index_t output, Rows<T> y, T* scratch) {
     index_t begin, offset, count;
     if (transpose_) {
       const Piece& piece = pieces_.list[static_cast<std::size_t>(output)];
@@ -171,23 +190,20 @@ class LevelRun {
       offset = level_.block;
       count = std::min(level_.block, matrix_.layout.rows - begin);
     }
-    T* scratch = scratch_.data() + worker * scratch_size();
-    for (index_t c = 0; c < channels_; c += simd_.lanes) {
-      const T* re = out_.data() + output * 2 * channels_ + c;
-      simd_.inverse_rows(*fft_, {re, re + channels_, outputs_ * 2 * channels_}, offset, count,
-                         {y.row(begin) + c, y.stride}, scratch);
-    }
+    const T* re = out_.data() + output * 2 * channels_;
+    simd_.inverse_rows(*fft_, {re, re + channels_, outputs_ * 2 * channels_}, offset, count,
+                       channels_, {y.row(begin), y.stride}, scratch);
   }
 
   const StripMatrix<T>& matrix_;
   Level level_;
-  index_t channels_;
   bool transpose_;
   Exec exec_;
   const Kernels<T>& simd_;
   std::unique_ptr<RealFft<T>> fft_;
   Pieces pieces_;
-  index_t blocks_, frequencies_, inputs_ = 0, outputs_ = 0, weight_count_ = 0;
+  index_t blocks_, frequencies_, chunk_, channels_ = 0;
+  index_t inputs_ = 0, outputs_ = 0, weight_count_ = 0;
   std::vector<index_t> base_, offsets_;
   std::vector<WindowTask> windows_;
   Buffer<T> weights_, in_, out_, scratch_;
@@ -232,10 +248,16 @@ void multiply_strips(const StripMatrix<T>& matrix, const Schedule& schedule, boo
                      StageSeconds& seconds) {
   const StripLayout& layout = matrix.layout;
   const index_t outputs = transpose ? layout.columns : layout.rows;
-  for (index_t i = 0; i < outputs; ++i) std::fill_n(y.row(i), channels, T(0));
+  parallel_for(exec, ceil_div(outputs, kRowsPerTask), [&](index_t task, int) {
+    const index_t last = std::min((task + 1) * kRowsPerTask, outputs);
+    for (index_t i = task * kRowsPerTask; i < last; ++i) std::fill_n(y.row(i), channels, T(0));
+  });
   if (layout.count() == 0) return;
-  for (const Level& level : schedule.levels)
-    LevelRun<T>(matrix, level, channels, transpose, exec).apply(x, y, seconds);
+  for (const Level& level : schedule.levels) {
+    LevelRun<T> run(matrix, level, channels, transpose, exec);
+    run.prepare(seconds);
+    run.apply(x, y, channels, seconds);
+  }
 
   StageTimer timer(seconds.diagonal);
   const Kernels<T>& simd = kernels<T>();
@@ -276,14 +298,14 @@ void conv_matmul(const BasisView<T>& basis, View<const T, 4> x, View<T, 4> y, bo
     StageSeconds seconds;
     multiply_strips(matrix, schedule, transpose, in, Rows<T>{result.data(), padded}, padded, inside,
                     seconds);
-    for (index_t i = 0; i < y.shape[2]; ++i)
-      for (index_t c = 0; c < channels; ++c) y(b, h, i, c) = result[i * padded + c];
+    const View<T, 2> target = head_view(y, b, h);
+    for (index_t i = 0; i < y.shape[2]; ++i) write_row(result.data() + i * padded, target, i);
   });
 }
 
-#define CONVBASIS_INSTANTIATE(T)                                                                \
-  template void multiply_strips(const StripMatrix<T>&, const Schedule&, bool, Rows<const T>,    \
-                                Rows<T>, index_t, const Exec&, StageSeconds&);                  \
+#define CONVBASIS_INSTANTIATE(T)                                                             \
+  template void multiply_strips(const StripMatrix<T>&, const Schedule&, bool, Rows<const T>, \
+                                Rows<T>, index_t, const Exec&, StageSeconds&);               \
   template void conv_matmul(const BasisView<T>&, View<const T, 4>, View<T, 4>, bool, const Exec&);
 CONVBASIS_INSTANTIATE(float)
 CONVBASIS_INSTANTIATE(double)

@@ -77,23 +77,23 @@ double fft_tolerance(index_t length) {
   return kEps<T> * std::log2(2.0 * static_cast<double>(length));
 }
 
-/// A spectrum of one vector of channels, rows `stride` apart.
+/// A spectrum of some channels, misaligned and with a gap after each frequency.
 template <class T>
 struct Lines {
-  Lines(index_t length, index_t line_stride)
-      : stride(line_stride),
+  Lines(index_t length, index_t channels)
+      : stride(channels + 2),
         re(static_cast<std::size_t>((length / 2 + 1) * stride), T(99)),
         im(re) {}
   [[nodiscard]] Spectrum<T> view() { return {re.data() + 1, im.data() + 1, stride}; }
-  [[nodiscard]] Complex at(index_t f, index_t lane) const {
-    const auto i = static_cast<std::size_t>(f * stride + lane + 1);
+  [[nodiscard]] Complex at(index_t f, index_t channel) const {
+    const auto i = static_cast<std::size_t>(f * stride + channel + 1);
     return {static_cast<long double>(re[i]), static_cast<long double>(im[i])};
   }
   index_t stride;
   std::vector<T> re, im;
 };
 
-/// Compares every lane of a spectrum with plain sums.
+/// Compares every channel of a spectrum with plain sums.
 template <class T>
 void check_spectrum(const Lines<T>& got, const std::vector<std::vector<long double>>& signals) {
   for (std::size_t lane = 0; lane < signals.size(); ++lane) {
@@ -119,20 +119,21 @@ TEST(forward_rows_match_plain_sums) {
   for_each_build([]<class T>(const Kernels<T>& simd, T) {
     for (const index_t length : kLengths) {
       const std::unique_ptr<RealFft<T>> fft(simd.make_fft(length));
-      Buffer<T> scratch(length * simd.lanes);
       const index_t half = length / 2;
       for (const auto& [offset, count] : std::vector<std::pair<index_t, index_t>>{
                {0, length}, {0, half}, {half, half}, {1, 1}, {half - 1, 1}, {1, 0}}) {
-        const index_t stride = simd.lanes + 3;
+        const index_t channels = count == 1 ? 3 * simd.lanes : simd.lanes, stride = channels + 3;
+        Buffer<T> scratch(length * channels);
         const std::vector<T> x = random_numbers<T>(count * stride + 1, 1);
-        Lines<T> out(length, simd.lanes + 2);
-        simd.forward_rows(*fft, {x.data() + 1, stride}, offset, count, out.view(), scratch.data());
+        Lines<T> out(length, channels);
+        simd.forward_rows(*fft, {x.data() + 1, stride}, offset, count, channels, out.view(),
+                          scratch.data());
         std::vector<std::vector<long double>> signals;
-        for (index_t lane = 0; lane < simd.lanes; ++lane) {
+        for (index_t c = 0; c < channels; ++c) {
           signals.emplace_back(length, 0.0L);
           for (index_t i = 0; i < count; ++i)
             signals.back()[static_cast<std::size_t>(offset + i)] =
-                static_cast<long double>(x[static_cast<std::size_t>(i * stride + lane + 1)]);
+                static_cast<long double>(x[static_cast<std::size_t>(i * stride + c + 1)]);
         }
         check_spectrum(out, signals);
       }
@@ -150,7 +151,7 @@ TEST(forward_windows_match_plain_sums) {
       for (const index_t size :
            {index_t{0}, index_t{1}, step - 1, step, step + 1, 2 * length + 5, 17 * step + 3}) {
         const std::vector<T> x = random_numbers<T>(size + 1, 2);
-        Lines<T> out(length, simd.lanes + 1);
+        Lines<T> out(length, simd.lanes);
         simd.forward_windows(*fft, x.data() + 1, size, step, out.view(), scratch.data());
         std::vector<std::vector<long double>> signals;
         for (index_t lane = 0; lane < simd.lanes; ++lane) {
@@ -165,48 +166,66 @@ TEST(forward_windows_match_plain_sums) {
   });
 }
 
+namespace {
+
+/// Value `place` of the inverse transform of one channel, whose spectrum has its other half by
+/// symmetry; values 0 and length / 2 are taken to be real.
+template <class T>
+long double plain_inverse(const Lines<T>& in, const std::vector<Complex>& roots, index_t channel,
+                          index_t place) {
+  const auto length = static_cast<index_t>(roots.size());
+  long double value = in.at(0, channel).real();
+  for (index_t f = 1; f <= length / 2; ++f) {
+    const Complex root = roots[static_cast<std::size_t>(f * place % length)];
+    const Complex coefficient = in.at(f, channel);
+    value += f < length / 2 ? 2 * (coefficient * std::conj(root)).real()
+                            : coefficient.real() * root.real();
+  }
+  return value / static_cast<long double>(length);
+}
+
+template <class T>
+void check_inverse(const Kernels<T>& simd, index_t length, index_t vectors, index_t offset,
+                   index_t count) {
+  const std::unique_ptr<RealFft<T>> fft(simd.make_fft(length));
+  const std::vector<Complex> roots = roots_of_unity(length);
+  const index_t channels = vectors * simd.lanes, stride = channels + 1;
+  Buffer<T> scratch(length * channels);
+  Lines<T> in(length, channels);
+  in.re = random_numbers<T>(static_cast<index_t>(in.re.size()), 3);
+  in.im = random_numbers<T>(static_cast<index_t>(in.im.size()), 4);
+  std::vector<T> y = random_numbers<T>(count * stride + 1, 5);
+  const std::vector<T> before = y;
+  const Spectrum<T> view = in.view();
+  simd.inverse_rows(*fft, {view.re, view.im, view.stride}, offset, count, channels,
+                    {y.data() + 1, stride}, scratch.data());
+  for (index_t c = 0; c < channels; ++c) {
+    long double energy = 0;
+    for (index_t f = 0; f <= length / 2; ++f) energy += 2 * std::norm(in.at(f, c));
+    const double size = static_cast<double>(std::sqrt(energy)) / static_cast<double>(length);
+    double worst = 0;
+    for (index_t i = 0; i < count; ++i) {
+      const auto at = static_cast<std::size_t>(i * stride + c + 1);
+      const long double want =
+          static_cast<long double>(before[at]) + plain_inverse(in, roots, c, offset + i);
+      const long double error = std::abs(static_cast<long double>(y[at]) - want);
+      worst = larger(worst, static_cast<double>(error / (size + std::abs(want))));
+    }
+    CHECK_NEAR(worst, 0.0, fft_tolerance<T>(length));
+  }
+  for (index_t i = 0; i <= count; ++i)  // nothing between the rows
+    CHECK(y[static_cast<std::size_t>(i * stride)] == before[static_cast<std::size_t>(i * stride)]);
+}
+
+}  // namespace
+
 TEST(inverse_rows_add_the_plain_inverse) {
   for_each_build([]<class T>(const Kernels<T>& simd, T) {
     for (const index_t length : kLengths) {
-      const std::unique_ptr<RealFft<T>> fft(simd.make_fft(length));
-      Buffer<T> scratch(length * simd.lanes);
-      const std::vector<Complex> roots = roots_of_unity(length);
-      const index_t half = length / 2, stride = simd.lanes + 1;
-      Lines<T> in(length, simd.lanes + 2);
-      in.re = random_numbers<T>(static_cast<index_t>(in.re.size()), 3);
-      in.im = random_numbers<T>(static_cast<index_t>(in.im.size()), 4);
-      const Spectrum<T> spectrum = in.view();
-      for (const auto& [offset, count] :
-           std::vector<std::pair<index_t, index_t>>{{0, length}, {half, half}, {1, 1}, {half, 0}}) {
-        std::vector<T> y = random_numbers<T>(count * stride + 1, 5);
-        const std::vector<T> before = y;
-        simd.inverse_rows(*fft, {spectrum.re, spectrum.im, spectrum.stride}, offset, count,
-                          {y.data() + 1, stride}, scratch.data());
-        for (index_t lane = 0; lane < simd.lanes; ++lane) {
-          double energy = 0;
-          for (index_t f = 0; f <= half; ++f)
-            energy += 2 * static_cast<double>(std::norm(in.at(f, lane)));
-          const double size = std::sqrt(energy) / static_cast<double>(length);
-          for (index_t i = 0; i < count; ++i) {
-            // Real signal: the spectrum's other half is the conjugate; f = 0 and f = half are real.
-            const auto root = [&](index_t f) {
-              return roots[static_cast<std::size_t>(f * (offset + i) % length)];
-            };
-            long double value = in.at(0, lane).real();
-            value += in.at(half, lane).real() * root(half).real();
-            for (index_t f = 1; f < half; ++f)
-              value += 2 * (in.at(f, lane) * std::conj(root(f))).real();
-            const auto at = static_cast<std::size_t>(i * stride + lane + 1);
-            const double want = static_cast<double>(before[at]) +
-                                static_cast<double>(value / static_cast<long double>(length));
-            CHECK_NEAR(static_cast<double>(y[at]), want,
-                       fft_tolerance<T>(length) * size + kEps<T> * std::abs(want));
-          }
-        }
-        for (index_t i = 0; i <= count; ++i)  // nothing between the rows
-          CHECK(y[static_cast<std::size_t>(i * stride)] ==
-                before[static_cast<std::size_t>(i * stride)]);
-      }
+      check_inverse(simd, length, 1, 0, length);
+      check_inverse(simd, length, 1, length / 2, length / 2);
+      check_inverse(simd, length, 3, 1, 1);
+      check_inverse(simd, length, 2, length / 2, 0);
     }
   });
 }

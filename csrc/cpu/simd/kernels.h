@@ -75,14 +75,15 @@ struct Kernels {
                         Rows<const T> x, index_t first, index_t last, Rows<T> y,
                         index_t channels);
 
-  /// Real FFTs of `lanes` channels at once, along rows. `scratch` holds length * lanes.
+  /// Real FFTs along rows, `lanes` channels at once; channels are stored together, a row a frequency.
+  /// `scratch` holds length * channels numbers (length * lanes for windows).
   RealFft<T>* (*make_fft)(index_t length);
   /// Spectrum of the rows [0, count) placed at `offset` in a zero vector of the FFT's length.
   void (*forward_rows)(const RealFft<T>& fft, Rows<const T> x, index_t offset, index_t count,
-                       Spectrum<T> out, T* scratch);
+                       index_t channels, Spectrum<T> out, T* scratch);
   /// y[i] += value offset + i of the inverse transform, i in [0, count).
   void (*inverse_rows)(const RealFft<T>& fft, Spectrum<const T> in, index_t offset, index_t count,
-                       Rows<T> y, T* scratch);
+                       index_t channels, Rows<T> y, T* scratch);
   /// Spectra of `lanes` windows at once: window l holds x[l * step .. l * step + length), zero past
   /// `size`. Lane l of the spectrum is window l.
   void (*forward_windows)(const RealFft<T>& fft, const T* x, index_t size, index_t step,

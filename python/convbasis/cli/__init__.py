@@ -11,7 +11,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from .. import __version__
 from . import check, demo, info
@@ -33,7 +33,10 @@ EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
+    """A parser whose errors are one line, and whose options are not abbreviated."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         raise CommandError(f"{message}; see '{self.prog} --help'")
@@ -71,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         code = run(argv)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except CommandError as error:
         return failed(str(error))
     except MemoryError:
@@ -81,6 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         close_stdout()
         return EXIT_BROKEN_PIPE
+    except OSError as error:  # a full disk behind standard output
+        close_stdout()
+        return failed(f"the output cannot be written: {error}")
     return code
 
 

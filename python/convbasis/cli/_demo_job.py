@@ -133,7 +133,7 @@ def solve(setup: Setup, step: Callable[[str], None]) -> Outcome:
         *arrays, options=options, tol=TOLERANCE, on_miss="keep", return_report=True, **common
     )
     step("exact attention in float64, the truth")
-    doubles = [array.astype(np.float64) for array in arrays]
+    doubles: Any = [array.astype(np.float64) for array in arrays]
     truth = exact_attention(*doubles, **common)
     step(f"exact attention in {setup.dtype}")
     functions: dict[str, Callable[[], Any]] = {

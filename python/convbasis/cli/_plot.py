@@ -9,12 +9,12 @@ import matplotlib.style
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from .. import __version__, build_info
 from ._demo_job import EXACT, Outcome
 from ._plot_panels import errors_panel, kernels_panel, matrix_panel, stages_panel, times_panel
 
-#: Colours that stay apart for every kind of colour vision (Okabe and Ito).
 STYLE = {
     "font.size": 9.5,
     "axes.titlesize": 11,
@@ -28,16 +28,15 @@ STYLE = {
     "xtick.color": "#555555",
     "ytick.color": "#555555",
     "legend.frameon": False,
-    "figure.constrained_layout.use": True,
 }
 
 
 def draw(outcome: Outcome) -> bytes:
     """The picture as the content of a PNG file."""
     with matplotlib.style.context(["default", STYLE]):
-        figure = Figure(figsize=(13, 10.4), dpi=150)
+        layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12, wspace=0.03, hspace=0.03)
+        figure = Figure(figsize=(13, 10.4), dpi=150, layout=layout)
         FigureCanvasAgg(figure)
-        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12, wspace=0.03, hspace=0.03)
         grid = figure.add_gridspec(2, 2, height_ratios=(1.25, 1))
         matrix_panel(figure, figure.add_subplot(grid[0, 0]), outcome)
         kernels_panel(figure.add_subplot(grid[0, 1]), outcome)
@@ -53,9 +52,9 @@ def draw(outcome: Outcome) -> bytes:
 
 def headline(figure: Any, outcome: Outcome) -> None:
     """What the page shows, and how it was made."""
-    setup = outcome.setup
+    setup, count = outcome.setup, outcome.starts.size
     figure.suptitle(
-        f"Causal attention through {outcome.starts.size} recovered strips: "
+        f"Causal attention through {count} recovered strip{'s' if count > 1 else ''}: "
         f"n = {setup.n:,}, head_dim {setup.head_dim}, {setup.dtype}",
         fontsize=14,
         fontweight="bold",

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.ticker import FuncFormatter
-from numpy.typing import NDArray
 
 from ._demo_job import CONV, EXACT, JUDGED, TORCH, Outcome
 
+# Colours that stay apart for every kind of colour vision (Okabe and Ito), and paler ones.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#707070"
 LIGHT_BLUE, PALE = "#66AAD2", "#CCCCCC"
 THOUSANDS = FuncFormatter(lambda value, _: f"{value:,.0f}")
@@ -30,11 +30,10 @@ STAGES = {
 }
 
 
-def weights_on_grid(outcome: Outcome) -> NDArray[Any]:
+def weights_on_grid(outcome: Outcome) -> Any:
     """Softmax weights of evenly spaced rows, exactly; means over equally many key columns.
 
-    They are in units of ``1 / (i + 1)``, the weight if row i saw all its keys alike; masked where
-    no key is seen.
+    A masked array, in units of ``1 / (i + 1)``, the weight if row i saw all its keys alike.
     """
     problem = outcome.problem
     query, key = problem.query.astype(np.float64), problem.key.astype(np.float64)
@@ -83,29 +82,30 @@ def kernels_panel(axes: Any, outcome: Outcome) -> None:
     drawn = outcome.basis.kernels[chosen, :lags]
     step = 0.62 * np.ptp(drawn, axis=1).max() or 1.0
     colours = colour_map(chosen.size)
+    heights = drawn - step * np.arange(chosen.size)[:, None]
     for place, (row, colour) in enumerate(zip(chosen, colours, strict=True)):
         count = min(lags, n - int(starts[row]))
-        base = -step * place
         if int(starts[row]) in planted:
             truth = outcome.problem.kernels[planted[int(starts[row])], :count]
-            axes.plot(base + truth, color=PALE, linewidth=4.0, solid_capstyle="round")
-        axes.plot(base + drawn[place, :count], color=colour, linewidth=1.2)
+            axes.plot(truth - step * place, color=PALE, linewidth=4.0, solid_capstyle="round")
+        axes.plot(heights[place, :count], color=colour, linewidth=1.2)
     axes.plot([], [], color=PALE, linewidth=4.0, label="planted")
     axes.plot([], [], color=colours[len(colours) // 2], linewidth=1.2, label="recovered")
     axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.2)
     axes.set_yticks(-step * np.arange(chosen.size), [f"{starts[row]:,}" for row in chosen])
+    bottom, top = heights.min(), heights.max()
     axes.set(
-        title=f"Kernels of the strips, first {lags} lags",
-        xlabel="lag i - j",
+        title="Kernels of the strips",
+        xlabel=f"lag i - j, the first {lags} of {n:,}",
         ylabel="strip, by its first column",
         xlim=(0, lags * 1.08),
-        ylim=(-step * (chosen.size - 0.2), step * 1.0),
+        ylim=(bottom - 0.03 * (top - bottom), top + 0.03 * (top - bottom)),
     )
     axes.spines["bottom"].set_bounds(0, lags)
-    length, middle = nice(2 * step), -step * (chosen.size - 1) / 2
+    length, middle = nice(min(2 * step, (top - bottom) / 2)), (top + bottom) / 2
     ends = [middle - length / 2, middle + length / 2]
     axes.plot([lags * 1.04] * 2, ends, color="#333333", linewidth=2.0, clip_on=False)
-    axes.text(lags * 1.05, middle, f"logit: {length:g}", rotation=270, va="center")
+    axes.text(lags * 1.05, middle, f"{length:g} in the logit", rotation=270, va="center")
 
 
 def errors_panel(axes: Any, outcome: Outcome) -> None:
@@ -113,8 +113,8 @@ def errors_panel(axes: Any, outcome: Outcome) -> None:
     errors = np.maximum(outcome.row_errors, 1e-18)
     low, high = np.maximum(outcome.report.error_interval, 1e-18)
     axes.axhspan(low, high, color=ORANGE, alpha=0.2, linewidth=0)
-    rows = np.arange(errors.size)
-    axes.scatter(rows, errors, s=2.5, color=BLUE, alpha=0.22, linewidths=0, rasterized=True)
+    rows, size = np.arange(errors.size), np.clip(2e4 / errors.size, 2.5, 12.0)
+    axes.scatter(rows, errors, s=size, color=BLUE, alpha=0.22, linewidths=0, rasterized=True)
     axes.plot([], [], "o", color=BLUE, markersize=4, label="one row")
     lines = (
         ("median of the rows", np.median(errors), LIGHT_BLUE, "-"),
@@ -124,14 +124,16 @@ def errors_panel(axes: Any, outcome: Outcome) -> None:
     )
     for label, height, colour, dashes in lines:
         axes.axhline(height, color=colour, linestyle=dashes, linewidth=1.8, label=label)
+    top = 1.5 * max(errors.max(), outcome.budget)
     bottom = min(np.percentile(errors, 1), outcome.error, outcome.report.error_estimate)
+    bottom /= (top / bottom) ** 0.4  # room for the legend
     axes.set_yscale("log")
     axes.set(
         title="Relative error by row, against exact attention in float64",
         xlabel="query row i",
         ylabel="||y~ - y|| / ||y||",
         xlim=(0, errors.size),
-        ylim=(bottom / 4, max(errors.max(), outcome.budget) * 1.5),
+        ylim=(bottom, top),
     )
     axes.xaxis.set_major_formatter(THOUSANDS)
     axes.legend(loc="lower center", ncols=2, fontsize=9)
@@ -140,11 +142,9 @@ def errors_panel(axes: Any, outcome: Outcome) -> None:
 def times_panel(axes: Any, outcome: Outcome) -> None:
     """Times of all functions, with their ranges."""
     names = list(outcome.seconds)
-    labels = [{JUDGED: "and its error"}.get(name, name) for name in names]
     colours = {CONV: BLUE, JUDGED: LIGHT_BLUE, EXACT: ORANGE, TORCH: GREEN}
-    bars(
-        axes, labels, [outcome.seconds[name].median for name in names], [colours[x] for x in names]
-    )
+    medians = [outcome.seconds[name].median for name in names]
+    bars(axes, names, medians, [colours[x] for x in names])
     longest = 0.0
     for place, name in enumerate(names):
         runs = [1e3 * run for run in outcome.seconds[name].runs]

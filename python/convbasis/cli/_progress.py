@@ -77,7 +77,7 @@ def rich_bar() -> Any:
 @contextmanager
 def progress(total: int) -> Iterator[Silent]:
     """The progress of a job of `total` stages; call ``step(text)`` as each of them begins."""
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         yield Silent()
         return
     bar = rich_bar()

@@ -13,8 +13,8 @@ import numpy as np
 from ..problems import Problem
 
 #: Rounds of an interleaved run, and the seconds after which no further one is begun.
-ROUNDS = 5
-MAX_SECONDS = 10.0
+ROUNDS = 9
+MAX_SECONDS = 8.0
 
 #: Pause before each run: threads of other libraries stop spinning for work.
 PAUSE = 0.02

@@ -17,7 +17,7 @@ from ..toeplitz import conv_matmul, toeplitz_matmul
 from ._cases import Case, attention_case, dense, precision, random_arrays, random_basis, same
 from ._plain import budget, relative_error, row_errors
 
-DTYPES = (np.float64, np.float32)
+DTYPES: tuple[Any, ...] = (np.float64, np.float32)
 SIZES = ((1, 1), (2, 2), (17, 17), (64, 64), (97, 40), (40, 97), (131, 131))
 
 
@@ -228,7 +228,8 @@ def layouts(threads: int) -> Iterator[Case]:
         plain = function(*arrays, is_causal=True, num_threads=threads)
         yield attention_case(name, plain, arrays, scale=problem.scale, is_causal=True)
         for layout, views in (("every other row", strided), ("columns first", transposed)):
-            got = function(*views, is_causal=True, num_threads=threads)
+            query, key, value = views
+            got = function(query, key, value, is_causal=True, num_threads=threads)
             yield same(f"{name}, {layout}", got, plain)
 
 

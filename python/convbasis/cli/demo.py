@@ -95,12 +95,14 @@ def run(arguments: argparse.Namespace) -> int:
         if draw is not None:
             shown.step("drawing the picture")
             picture = draw(outcome)
+    if not arguments.json:
+        print("\n".join(text(outcome)), flush=True)
     if path is not None:
         _files.write(path, picture)
     if arguments.json:
         print_json(as_dict(outcome, path))
-    else:
-        print("\n".join(text(outcome, arguments.output if path else None)))
+    elif path is not None:
+        print(f"picture   {arguments.output}")
     return 0 if outcome.passed else 1
 
 
