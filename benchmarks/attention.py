@@ -1,6 +1,7 @@
 """conv_attention beside exact attention: time and error in one table.
 
-Every row is one structured problem with known bases, float32, one head, causal. The candidates run
+Every row is one structured problem with k known bases, or with none (random query and key, k = 0),
+float32, one head, causal. The candidates run
 in turn (A B C A B C ...) on the same inputs with the same number of threads; the table gives the
 median time, its spread, and the error against exact attention in float64. torch is compared when it
 is installed.
@@ -17,13 +18,14 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 import convbasis as cb
 
-SIZES = [(4096, 4), (16384, 16), (65536, 16)]
+SIZES = [(4096, 4), (16384, 16), (65536, 16), (4096, 0)]
 
 
 def candidates(problem: cb.problems.Problem, threads: int) -> dict[str, Callable[[], np.ndarray]]:
@@ -55,7 +57,11 @@ def timed(run: Callable[[], np.ndarray]) -> float:
 
 def measure(n: int, num_bases: int, head_dim: int, threads: int, repeats: int) -> dict[str, Any]:
     """Times and errors of every candidate for one problem."""
-    problem = cb.problems.conv_problem(n, head_dim, num_bases, dtype=np.float32, seed=n)
+    problem = cb.problems.conv_problem(n, head_dim, max(num_bases, 1), dtype=np.float32, seed=n)
+    if num_bases == 0:
+        rng = np.random.default_rng(n)
+        query, key = rng.standard_normal((2, n, head_dim), dtype=np.float32)
+        problem = replace(problem, query=query, key=key, scale=head_dim**-0.5)
     runs = candidates(problem, threads)
     rows = np.sort(np.random.default_rng(0).choice(n, size=min(n, 1024), replace=False))
     truth = exact_rows(problem, rows)
@@ -66,8 +72,15 @@ def measure(n: int, num_bases: int, head_dim: int, threads: int, repeats: int) -
     for _ in range(repeats if n <= 16384 else min(repeats, 3)):
         for name, run in runs.items():
             result[name]["seconds"].append(timed(run))
-    _, report = cb.conv_attention(problem.query, problem.key, problem.value, is_causal=True,
-                                  scale=problem.scale, return_report=True, num_threads=threads)
+    _, report = cb.conv_attention(
+        problem.query,
+        problem.key,
+        problem.value,
+        is_causal=True,
+        scale=problem.scale,
+        return_report=True,
+        num_threads=threads,
+    )
     result["rows_exact"] = int(np.sum(report.rows_exact))
     result["recovered"] = int(report.num_bases)
     return result
@@ -97,7 +110,7 @@ def as_markdown(results: list[dict[str, Any]]) -> str:
             median = statistics.median(seconds)
             faster = "" if name == "conv_attention" else f"{median / ours:.1f}"
             lines.append(
-                f"| {result['n']:,} | {result['num_bases']} | {name} | {median * 1e3:.1f} "
+                f"| {result['n']:,} | {result['num_bases'] or 'none'} | {name} | {median * 1e3:.1f} "
                 f"({min(seconds) * 1e3:.1f} to {max(seconds) * 1e3:.1f}) | "
                 f"{result[name]['error']:.1e} | {faster} |"
             )
@@ -105,8 +118,9 @@ def as_markdown(results: list[dict[str, Any]]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--head-dim", type=int, default=64)
@@ -117,9 +131,11 @@ def main() -> int:
         print(f"n = {n:,}, k = {num_bases} ...", file=sys.stderr)
         results.append(measure(n, num_bases, options.head_dim, options.threads, options.repeats))
     info = cb.build_info()
-    print(f"convbasis {cb.__version__} ({info['simd']}), NumPy {np.__version__}, Python "
-          f"{platform.python_version()}, {options.threads} threads, float32, head_dim "
-          f"{options.head_dim}, one head, causal\n")
+    print(
+        f"convbasis {cb.__version__} ({info['simd']}), NumPy {np.__version__}, Python "
+        f"{platform.python_version()}, {options.threads} threads, float32, head_dim "
+        f"{options.head_dim}, one head, causal\n"
+    )
     print(as_markdown(results))
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:

@@ -45,9 +45,8 @@ void rows(const py::array& query, const py::array& key, const py::array& value,
     const auto r = input<index_t, 3>(listed_rows, "rows");
     const auto y = output<T, 4>(out, "out");
     const auto l = optional_output<T, 3>(lse, "lse");
-    run(num_threads, [&](const Exec& exec) {
-      attention_rows<T>(q, k, v, r, y, l, {scale, is_causal}, exec);
-    });
+    run(num_threads,
+        [&](const Exec& exec) { attention_rows<T>(q, k, v, r, y, l, {scale, is_causal}, exec); });
   });
 }
 
@@ -123,8 +122,7 @@ void register_attention(py::module_& module) {
              arg("lse").none(true), arg("scale"), arg("is_causal"), arg("heads").none(true),
              arg("num_threads"));
   module.def("attention_rows", &rows, arg("query"), arg("key"), arg("value"), arg("rows"),
-             arg("out"), arg("lse").none(true), arg("scale"), arg("is_causal"),
-             arg("num_threads"));
+             arg("out"), arg("lse").none(true), arg("scale"), arg("is_causal"), arg("num_threads"));
   module.def("conv_attention", &conv, arg("lower"), arg("upper").none(true), arg("value"),
              arg("out"), arg("lse").none(true), arg("heads").none(true), arg("num_threads"));
   module.def("conv_attention_rows", &conv_rows, arg("lower"), arg("upper").none(true), arg("value"),

@@ -16,7 +16,8 @@ BasisView<T> basis_view(const py::array& starts, const py::array& num_bases,
 }
 
 py::tuple starts_of(const py::array& query, const py::array& key, double scale,
-                    std::optional<index_t> num_bases, index_t window, double delta, double epsilon, bool bisect, int num_threads) {
+                    std::optional<index_t> num_bases, index_t window, double delta, double epsilon,
+                    bool bisect, int num_threads) {
   return dispatch(query, "query", [&]<class T>(T) {
     const auto q = input<T, 4>(query, "query"), k = input<T, 4>(key, "key");
     const RecoverOptions options{
@@ -43,9 +44,8 @@ void fill_kernels(const py::array& query, const py::array& key, const py::array&
     const auto s = input<index_t, 3>(starts, "starts");
     const auto counts = input<index_t, 2>(num_bases, "num_bases");
     const auto to = output<T, 4>(kernels, "kernels");
-    run(num_threads, [&](const Exec& exec) {
-      recover_kernels<T>(q, k, s, counts, scale, to, exec);
-    });
+    run(num_threads,
+        [&](const Exec& exec) { recover_kernels<T>(q, k, s, counts, scale, to, exec); });
   });
 }
 
@@ -64,9 +64,8 @@ py::array_t<double> deviation_of(const py::array& query, const py::array& key,
     if (rows && listed.size() == 0) {
       std::fill_n(deviation.mutable_data(), deviation.size(), 0.0);
     } else {
-      run(num_threads, [&](const Exec& exec) {
-        logit_deviation<T>(q, k, scale, basis, listed, to, exec);
-      });
+      run(num_threads,
+          [&](const Exec& exec) { logit_deviation<T>(q, k, scale, basis, listed, to, exec); });
     }
     return deviation;
   });
@@ -98,8 +97,7 @@ void register_basis(py::module_& module) {
   using py::arg;
   module.def("recover_starts", &starts_of, arg("query"), arg("key"), arg("scale"),
              arg("num_bases").none(true), arg("window"), arg("delta"), arg("epsilon"),
-             arg("bisect"),
-             arg("num_threads"));
+             arg("bisect"), arg("num_threads"));
   module.def("recover_kernels", &fill_kernels, arg("query"), arg("key"), arg("starts"),
              arg("num_bases"), arg("kernels"), arg("scale"), arg("num_threads"));
   module.def("logit_deviation", &deviation_of, arg("query"), arg("key"), arg("starts"),

@@ -23,9 +23,8 @@ View<const T, N> input(const py::array& array, const char* name) {
                          py::str(array.dtype()).cast<std::string>() + "; expected " +
                          py::str(py::dtype::of<T>()).cast<std::string>());
   if (array.ndim() != N)
-    throw InvalidArgument("[_core] " + std::string(name) + " has " +
-                          std::to_string(array.ndim()) + " dimensions; expected " +
-                          std::to_string(N));
+    throw InvalidArgument("[_core] " + std::string(name) + " has " + std::to_string(array.ndim()) +
+                          " dimensions; expected " + std::to_string(N));
   View<const T, N> view{static_cast<const T*>(array.data()), {}, {}};
   for (int axis = 0; axis < N; ++axis) {
     const auto a = static_cast<std::size_t>(axis);

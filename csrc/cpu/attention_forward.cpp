@@ -55,8 +55,8 @@ void run_half(Half<T>& half, Rows<const T> value, index_t channels, const Exec& 
   const StripLayout& layout = weights.layout;
   half.schedule = choose_schedule(layout, channels);
   half.numerator = Buffer<T>(layout.rows * channels);
-  multiply_strips(weights, half.schedule, false, value,
-                  Rows<T>{half.numerator.data(), channels}, channels, exec, seconds);
+  multiply_strips(weights, half.schedule, false, value, Rows<T>{half.numerator.data(), channels},
+                  channels, exec, seconds);
   StageTimer timer(seconds.normalize);
   half.row_sums = Buffer<double>(layout.rows);
   sum_rows(weights, exec, half.row_sums.data());
@@ -69,7 +69,10 @@ class HeadForward {
  public:
   HeadForward(const StripMatrix<T>& lower, const StripMatrix<T>* upper,
               const View<const T, 2>& value, const Exec& exec)
-      : value_(value), exec_(exec), rows_(lower.layout.rows), value_dim_(value.shape[1]),
+      : value_(value),
+        exec_(exec),
+        rows_(lower.layout.rows),
+        value_dim_(value.shape[1]),
         channels_(round_up(value.shape[1], kernels<T>().lanes)),
         value_rows_(as_rows(value, channels_, value_copy_)) {
     halves_.resize(upper != nullptr ? 2 : 1);
@@ -123,11 +126,11 @@ class HeadForward {
       variance += rms * rms;
     }
     // Weights that underflow are lost to the sum: at most one smallest normal number a key.
-    const double lost = static_cast<double>(rows_) *
-                        static_cast<double>(std::numeric_limits<T>::min()) / sum;
+    const double lost =
+        static_cast<double>(rows_) * static_cast<double>(std::numeric_limits<T>::min()) / sum;
     if (variance == 0) return lost;
-    const double size = std::sqrt(kernels<T>().sum_of_squares(mean, channels_) /
-                                  static_cast<double>(channels_));
+    const double size =
+        std::sqrt(kernels<T>().sum_of_squares(mean, channels_) / static_cast<double>(channels_));
     return lost + std::sqrt(variance) / sum / size;
   }
 
@@ -150,8 +153,8 @@ class HeadForward {
         const bool sees_keys = value_.shape[0] > 0;
         if (sees_keys) {
           if (sum > 0) kernels<T>().scale(mean, static_cast<T>(1 / sum), channels_);
-          const double error = sum > 0 ? relative_rounding(i, sum, mean)
-                                       : std::numeric_limits<double>::infinity();
+          const double error =
+              sum > 0 ? relative_rounding(i, sum, mean) : std::numeric_limits<double>::infinity();
           if (!(error <= kRoundingBudget<T>)) {
             spoiled[t].push_back(i);
             continue;
@@ -260,7 +263,8 @@ void conv_attention_rows(const BasisView<T>& lower, const BasisView<T>* upper,
   const auto [batch, query_heads, k, n] = lower.kernels.shape;
   const index_t kv_heads = value.shape[1], dim = value.shape[3], count = rows.shape[2];
   require_shape(kName, "rows", rows.shape, {batch, query_heads, count}, "to match the basis");
-  require_shape(kName, "out", out.shape, {batch, query_heads, count, dim}, "to match rows and value");
+  require_shape(kName, "out", out.shape, {batch, query_heads, count, dim},
+                "to match rows and value");
   const HeadList list(kName, heads, batch * query_heads);
   if (batch * query_heads * n == 0) return;
   for_each_head(exec, list.size(), [&](index_t i, const Exec& inside) {
@@ -278,12 +282,12 @@ void conv_attention_rows(const BasisView<T>& lower, const BasisView<T>* upper,
   });
 }
 
-#define CONVBASIS_INSTANTIATE(T)                                                                   \
-  template ForwardReport conv_attention(const BasisView<T>&, const BasisView<T>*,                  \
-                                        View<const T, 4>, View<T, 4>, View<T, 3>,                  \
-                                        std::span<const index_t>, const Exec&);                    \
-  template void conv_attention_rows(const BasisView<T>&, const BasisView<T>*, View<const T, 4>,    \
-                                    View<const index_t, 3>, View<T, 4>, std::span<const index_t>,  \
+#define CONVBASIS_INSTANTIATE(T)                                                                  \
+  template ForwardReport conv_attention(const BasisView<T>&, const BasisView<T>*,                 \
+                                        View<const T, 4>, View<T, 4>, View<T, 3>,                 \
+                                        std::span<const index_t>, const Exec&);                   \
+  template void conv_attention_rows(const BasisView<T>&, const BasisView<T>*, View<const T, 4>,   \
+                                    View<const index_t, 3>, View<T, 4>, std::span<const index_t>, \
                                     const Exec&);
 CONVBASIS_INSTANTIATE(float)
 CONVBASIS_INSTANTIATE(double)

@@ -43,8 +43,8 @@ void gemm(CBLAS_TRANSPOSE transpose_b, index_t m, index_t n, index_t k, double a
 }  // namespace
 
 template <class T>
-void multiply(index_t m, index_t n, index_t k, T alpha, Matrix<const T> a, Matrix<const T> b, T beta,
-              Matrix<T> c) {
+void multiply(index_t m, index_t n, index_t k, T alpha, Matrix<const T> a, Matrix<const T> b,
+              T beta, Matrix<T> c) {
   if (m <= 0 || n <= 0) return;
   run_single_threaded();
   gemm(CblasNoTrans, m, n, k, alpha, a, b, beta, c);

@@ -13,8 +13,8 @@ struct Matrix {
 
 /// C (m x n) = alpha * A (m x k) B (k x n) + beta * C. Runs on the calling thread alone.
 template <class T>
-void multiply(index_t m, index_t n, index_t k, T alpha, Matrix<const T> a, Matrix<const T> b, T beta,
-              Matrix<T> c);
+void multiply(index_t m, index_t n, index_t k, T alpha, Matrix<const T> a, Matrix<const T> b,
+              T beta, Matrix<T> c);
 
 /// C (m x n) = alpha * A (m x k) B^T, B (n x k).
 template <class T>

@@ -14,7 +14,9 @@ namespace convbasis {
 
 template <class T>
 OnlineSoftmax<T>::OnlineSoftmax(index_t channels)
-    : channels_(channels), scores_(kQueryTile * kKeyTile), row_max_(kQueryTile),
+    : channels_(channels),
+      scores_(kQueryTile * kKeyTile),
+      row_max_(kQueryTile),
       row_sum_(kQueryTile) {}
 
 /// Turns one row of scores into weights relative to the largest score so far; what was summed
@@ -201,14 +203,14 @@ bool all_finite(View<const T, 4> array, const Exec& exec) {
   return std::find(finite.begin(), finite.end(), 0) == finite.end();
 }
 
-#define CONVBASIS_INSTANTIATE(T)                                                                 \
-  template class OnlineSoftmax<T>;                                                               \
-  template void exact_attention(View<const T, 4>, View<const T, 4>, View<const T, 4>,            \
-                                View<T, 4>, View<T, 3>, const AttentionOptions&,                 \
-                                std::span<const index_t>, const Exec&);                          \
-  template void attention_rows(View<const T, 4>, View<const T, 4>, View<const T, 4>,             \
-                               View<const index_t, 3>, View<T, 4>, View<T, 3>,                   \
-                               const AttentionOptions&, const Exec&);                            \
+#define CONVBASIS_INSTANTIATE(T)                                                                  \
+  template class OnlineSoftmax<T>;                                                                \
+  template void exact_attention(View<const T, 4>, View<const T, 4>, View<const T, 4>, View<T, 4>, \
+                                View<T, 3>, const AttentionOptions&, std::span<const index_t>,    \
+                                const Exec&);                                                     \
+  template void attention_rows(View<const T, 4>, View<const T, 4>, View<const T, 4>,              \
+                               View<const index_t, 3>, View<T, 4>, View<T, 3>,                    \
+                               const AttentionOptions&, const Exec&);                             \
   template bool all_finite(View<const T, 4>, const Exec&);
 CONVBASIS_INSTANTIATE(float)
 CONVBASIS_INSTANTIATE(double)

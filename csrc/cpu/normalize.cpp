@@ -75,8 +75,8 @@ void row_sums(const BasisView<T>& basis, View<T, 3> sums, const Exec& exec) {
   });
 }
 
-#define CONVBASIS_INSTANTIATE(T)                                           \
-  template void sum_rows(const StripMatrix<T>&, const Exec&, double*);     \
+#define CONVBASIS_INSTANTIATE(T)                                       \
+  template void sum_rows(const StripMatrix<T>&, const Exec&, double*); \
   template void row_sums(const BasisView<T>&, View<T, 3>, const Exec&);
 CONVBASIS_INSTANTIATE(float)
 CONVBASIS_INSTANTIATE(double)

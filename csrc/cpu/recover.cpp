@@ -15,8 +15,9 @@ namespace {
 constexpr index_t kRowTile = 256;
 
 void require_options(const char* name, const RecoverOptions& options) {
-  require(!options.num_bases || *options.num_bases >= 1, name,
-          "num_bases is " + std::to_string(options.num_bases.value_or(0)) + "; expected at least 1");
+  require(
+      !options.num_bases || *options.num_bases >= 1, name,
+      "num_bases is " + std::to_string(options.num_bases.value_or(0)) + "; expected at least 1");
   require(options.window >= 1, name,
           "window is " + std::to_string(options.window) + "; expected at least 1");
   require(options.delta >= 0 && std::isfinite(options.delta), name,
@@ -32,8 +33,8 @@ void require_query_key(const char* name, const View<const T, 4>& query,
                        const View<const T, 4>& key) {
   require(query.shape[3] > 0, name, "query has head_dim 0; expected at least 1");
   require_groups(name, query.shape[1], key.shape[1]);
-  require_shape(name, "key", key.shape, {query.shape[0], key.shape[1], key.shape[2], query.shape[3]},
-                "to match query");
+  require_shape(name, "key", key.shape,
+                {query.shape[0], key.shape[1], key.shape[2], query.shape[3]}, "to match query");
 }
 
 /// Heads of columns of scale * Q K^T below the diagonal: head(j)[t] = scale * q_{j+t} . k_j, t < T.
@@ -42,8 +43,10 @@ class ColumnHeads {
  public:
   ColumnHeads(const View<const T, 2>& query, const View<const T, 2>& key, double scale,
               index_t window)
-      : channels_(round_up(query.shape[1], kernels<T>().lanes)), window_(window),
-        scale_(static_cast<T>(scale)), query_(as_rows(query, channels_, query_copy_)),
+      : channels_(round_up(query.shape[1], kernels<T>().lanes)),
+        window_(window),
+        scale_(static_cast<T>(scale)),
+        query_(as_rows(query, channels_, query_copy_)),
         key_(as_rows(key, channels_, key_copy_)) {}
 
   /// Heads of columns [first, last), `window` numbers each.
@@ -190,8 +193,9 @@ StripStarts recover_starts(View<const T, 4> query, View<const T, 4> key, double 
     result.num_bases.push_back(static_cast<index_t>(head.starts.size()));
     result.complete.push_back(head.complete ? 1 : 0);
     result.starts.insert(result.starts.end(), head.starts.begin(), head.starts.end());
-    result.starts.resize(static_cast<std::size_t>(
-        static_cast<index_t>(result.num_bases.size()) * result.max_bases), n);
+    result.starts.resize(
+        static_cast<std::size_t>(static_cast<index_t>(result.num_bases.size()) * result.max_bases),
+        n);
   }
   return result;
 }
@@ -245,20 +249,19 @@ ConvBasis<T> recover_basis(View<const T, 4> query, View<const T, 4> key, double 
   const index_t n = query.shape[2];
   ConvBasis<T> basis{found.batch,  found.heads,     found.max_bases, n, std::min(n, key.shape[2]),
                      found.starts, found.num_bases, found.complete,  {}};
-  basis.kernels.resize(
-      static_cast<std::size_t>(found.batch * found.heads * found.max_bases * n));
+  basis.kernels.resize(static_cast<std::size_t>(found.batch * found.heads * found.max_bases * n));
   const BasisView<T> view = basis.view();
   recover_kernels(query, key, view.starts, view.num_bases, scale,
                   contiguous_view<T, 4>(basis.kernels.data(), view.kernels.shape), exec);
   return basis;
 }
 
-#define CONVBASIS_INSTANTIATE(T)                                                                  \
-  template StripStarts recover_starts(View<const T, 4>, View<const T, 4>, double,                 \
-                                      const RecoverOptions&, const Exec&);                        \
-  template void recover_kernels(View<const T, 4>, View<const T, 4>, View<const index_t, 3>,       \
-                                View<const index_t, 2>, double, View<T, 4>, const Exec&);         \
-  template ConvBasis<T> recover_basis(View<const T, 4>, View<const T, 4>, double,                 \
+#define CONVBASIS_INSTANTIATE(T)                                                            \
+  template StripStarts recover_starts(View<const T, 4>, View<const T, 4>, double,           \
+                                      const RecoverOptions&, const Exec&);                  \
+  template void recover_kernels(View<const T, 4>, View<const T, 4>, View<const index_t, 3>, \
+                                View<const index_t, 2>, double, View<T, 4>, const Exec&);   \
+  template ConvBasis<T> recover_basis(View<const T, 4>, View<const T, 4>, double,           \
                                       const RecoverOptions&, const Exec&);
 CONVBASIS_INSTANTIATE(float)
 CONVBASIS_INSTANTIATE(double)

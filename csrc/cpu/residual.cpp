@@ -28,7 +28,8 @@ double tile_deviation(DotScores<T>& exact, StripScores<T>& strips, index_t keys,
       const index_t seen = std::min(last, visible_keys(rows[r], keys, true)) - first;
       const index_t at = static_cast<index_t>(r) * kKeyTile;
       if (seen > 0)
-        worst = std::max(worst, kernels<T>().max_distance(dots.data() + at, sums.data() + at, seen));
+        worst =
+            std::max(worst, kernels<T>().max_distance(dots.data() + at, sums.data() + at, seen));
     }
   }
   return static_cast<double>(worst);
@@ -69,10 +70,10 @@ void logit_deviation(View<const T, 4> query, View<const T, 4> key, double scale,
       StripScores<T> strips(matrix, nullptr);
       const index_t first = tile * kQueryTile;
       const std::span<const index_t> all(listed);
-      worst[static_cast<std::size_t>(tile)] =
-          tile_deviation(exact, strips, keys,
-                         all.subspan(static_cast<std::size_t>(first),
-                                     static_cast<std::size_t>(std::min(kQueryTile, count - first))));
+      worst[static_cast<std::size_t>(tile)] = tile_deviation(
+          exact, strips, keys,
+          all.subspan(static_cast<std::size_t>(first),
+                      static_cast<std::size_t>(std::min(kQueryTile, count - first))));
     });
     deviation(b, h) = worst.empty() ? 0.0 : *std::max_element(worst.begin(), worst.end());
   });

@@ -51,7 +51,8 @@ std::vector<double> rounding_of_blocks(const StripMatrix<T>& matrix, const Sched
       }
     }
     for (index_t b = 0; b < small_blocks; ++b)
-      variance[static_cast<std::size_t>(b)] += error * of_block[static_cast<std::size_t>(b / ratio)];
+      variance[static_cast<std::size_t>(b)] +=
+          error * of_block[static_cast<std::size_t>(b / ratio)];
   }
   for (double& value : variance) value = std::sqrt(value / static_cast<double>(channels));
   return variance;

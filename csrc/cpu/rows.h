@@ -8,9 +8,9 @@
 
 namespace convbasis {
 
-/// A head's matrix as rows of contiguous channels, padded with zeros to `channels`: the array itself
-/// when its layout fits vectors and BLAS (which wants a positive stride of at least the row's
-/// length), otherwise a copy in `scratch`.
+/// A head's matrix as rows of contiguous channels, padded with zeros to `channels`: the array
+/// itself when its layout fits vectors and BLAS (which wants a positive stride of at least the
+/// row's length), otherwise a copy in `scratch`.
 template <class T>
 [[nodiscard]] Rows<const T> as_rows(const View<const T, 2>& matrix, index_t channels,
                                     Buffer<T>& scratch) {

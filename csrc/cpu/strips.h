@@ -42,15 +42,17 @@ template <class T>
                                            bool skip_diagonal, const Exec& exec);
 
 /// y = A x (or A^T x): x has layout.columns rows (layout.rows), y has layout.rows (layout.columns),
-/// both with `channels` contiguous padded channels. The blocked schedule: every level transforms the
-/// pieces of x once, sums products in the frequency domain and makes one inverse an output block;
-/// blocks on the diagonal are summed directly, so no FFT maps a later input to an earlier output.
+/// both with `channels` contiguous padded channels. The blocked schedule: every level transforms
+/// the pieces of x once, sums products in the frequency domain and makes one inverse an output
+/// block; blocks on the diagonal are summed directly, so no FFT maps a later input to an earlier
+/// output.
 template <class T>
 void multiply_strips(const StripMatrix<T>& matrix, const Schedule& schedule, bool transpose,
                      Rows<const T> x, Rows<T> y, index_t channels, const Exec& exec,
                      StageSeconds& seconds);
 
-/// Row sums by windowed prefix sums: no subtraction, so nothing cancels. sums has layout.rows items.
+/// Row sums by windowed prefix sums: no subtraction, so nothing cancels. sums has layout.rows
+/// items.
 template <class T>
 void sum_rows(const StripMatrix<T>& matrix, const Exec& exec, double* sums);
 

@@ -225,7 +225,11 @@ class ConvBasis:
         kernels[np.arange(n) >= (n - starts)[..., None]] = 0.0
         result = object.__new__(ConvBasis)
         result._fill(
-            starts.copy(), self._num_bases + late, kernels, self._num_columns, self._complete.copy()
+            starts.copy(),
+            np.asarray(self._num_bases + late),
+            kernels,
+            self._num_columns,
+            self._complete.copy(),
         )
         return result
 

@@ -139,7 +139,7 @@ void check_exact(const Sizes& sizes, bool is_causal, std::optional<double> scale
 
 TEST(exact_attention_matches_plain_loops) {
   for (const bool is_causal : {false, true}) {
-    for (const index_t n : {1, 2, 3, 5, 7, 15, 16, 17, 31, 33, 63, 65, 97, 127, 128, 129, 257}) {
+    for (const index_t n : {1, 2, 3, 5, 7, 16, 17, 33, 65, 97, 127, 128, 129, 257}) {
       check_exact<float>({1, 1, 1, n, n, 8, 4}, is_causal);
       check_exact<double>({1, 1, 1, n, n, 5, 3}, is_causal, 0.3);
     }

@@ -23,7 +23,7 @@ std::vector<T> random_numbers(index_t count, double spread, unsigned seed) {
 /// Causal attention with logits that depend on the lag alone.
 template <class T>
 struct OneStrip {
-  static constexpr index_t kRows = 600, kDim = 4;
+  static constexpr index_t kRows = 560, kDim = 4;
 
   OneStrip(const std::vector<T>& logits, double value_scale)
       : kernel(logits),
@@ -121,7 +121,7 @@ namespace {
 template <class T>
 void check_estimate(const Schedule& schedule, double spread, unsigned seed) {
   constexpr index_t kRows = 300;
-  const index_t channels = 2 * kernels<T>().lanes;
+  const index_t channels = kernels<T>().lanes;
   const StripLayout layout{kRows, 290, {0, 40, 200}};
   std::vector<T> kernel = random_numbers<T>(3 * kRows, spread, seed);
   for (T& weight : kernel) weight = std::exp(weight);
@@ -171,7 +171,7 @@ void check_estimate(const Schedule& schedule, double spread, unsigned seed) {
 TEST(estimates_are_about_the_error_that_ffts_leave) {
   for (const Schedule& schedule : std::vector<Schedule>{
            {{{32, 512}}, 32}, {{{64, 512}, {16, 64}}, 16}, {{{64, 512}, {32, 64}, {8, 32}}, 8}})
-    for (const double spread : {0.5, 3.0, 8.0}) {
+    for (const double spread : {0.5, 8.0}) {
       check_estimate<float>(schedule, spread, 1);
       check_estimate<double>(schedule, spread, 2);
     }

@@ -369,3 +369,12 @@ def test_residual_of_one_matrix_is_a_number(qkv):
         basis.residual(query.astype(np.float32), key.astype(np.float32))
     with pytest.raises(ValueError, match=r"^\[ConvBasis.residual\] samples .*; expected .*; got 0"):
         basis.residual(query, key, samples=0)
+
+
+def test_exp_of_a_single_matrix_whose_columns_start_late():
+    basis = cb.ConvBasis([1], 1, np.array([[2.0, 3.0, 0.0]]))
+    weights = basis.exp()
+    assert weights.num_bases == 2
+    expected = np.tril(np.exp(basis.to_dense()))
+    np.testing.assert_allclose(weights.to_dense(), expected, rtol=1e-15)
+    np.testing.assert_allclose(weights.row_sums(), expected.sum(1), rtol=1e-15)

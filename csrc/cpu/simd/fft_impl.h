@@ -1,5 +1,6 @@
 // Included by kernels_impl.h: PocketFFT's real transform on vectors of channels. Its templates take
-// any number type, so a transform along rows works on `lanes` channels at a time without transposes.
+// any number type, so a transform along rows works on `lanes` channels at a time without
+// transposes.
 
 #define CONVBASIS_CONCAT_(a, b) a##b
 #define CONVBASIS_CONCAT(a, b) CONVBASIS_CONCAT_(a, b)
@@ -17,8 +18,7 @@ namespace {
 template <class T, class V>
 class VectorFft final : public RealFft<T> {
  public:
-  explicit VectorFft(index_t length)
-      : length_(length), plan_(static_cast<std::size_t>(length)) {}
+  explicit VectorFft(index_t length) : length_(length), plan_(static_cast<std::size_t>(length)) {}
 
   static RealFft<T>* make(index_t length) { return new VectorFft(length); }
 

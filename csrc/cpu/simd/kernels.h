@@ -72,11 +72,10 @@ struct Kernels {
 
   /// y[o] += sum over s in [first, last) of w[o * step_out + s * step_in] * x[s], o < outputs.
   void (*weighted_rows)(const T* w, index_t step_out, index_t step_in, index_t outputs,
-                        Rows<const T> x, index_t first, index_t last, Rows<T> y,
-                        index_t channels);
+                        Rows<const T> x, index_t first, index_t last, Rows<T> y, index_t channels);
 
-  /// Real FFTs along rows, `lanes` channels at once; channels are stored together, a row a frequency.
-  /// `scratch` holds length * channels numbers (length * lanes for windows).
+  /// Real FFTs along rows, `lanes` channels at once; channels are stored together, a row a
+  /// frequency. `scratch` holds length * channels numbers (length * lanes for windows).
   RealFft<T>* (*make_fft)(index_t length);
   /// Spectrum of the rows [0, count) placed at `offset` in a zero vector of the FFT's length.
   void (*forward_rows)(const RealFft<T>& fft, Rows<const T> x, index_t offset, index_t count,

@@ -1,6 +1,7 @@
 // Included by one kernels_<build>.cpp for each instruction set, which defines CONVBASIS_SIMD_BUILD,
 // CONVBASIS_SIMD_ARCH (an xsimd architecture) and CONVBASIS_SIMD_REGISTERS. All that is here has
-// internal linkage or is a template of that architecture, so builds cannot be mixed up at link time.
+// internal linkage or is a template of that architecture, so builds cannot be mixed up at link
+// time.
 
 #include <xsimd/xsimd.hpp>
 
@@ -112,17 +113,23 @@ Vec<T> load_upto(const T* p, index_t count) {
 
 template <class T>
 double sum_of_squares(const T* x, index_t n) {
-  return sum_over(n, [x](index_t i, index_t count) {
-    const Vec<T> v = load_upto(x + i, count);
-    return v * v;
-  }, T());
+  return sum_over(
+      n,
+      [x](index_t i, index_t count) {
+        const Vec<T> v = load_upto(x + i, count);
+        return v * v;
+      },
+      T());
 }
 
 template <class T>
 double l1_distance(const T* x, const T* y, index_t n) {
-  return sum_over(n, [x, y](index_t i, index_t count) {
-    return xsimd::abs(load_upto(x + i, count) - load_upto(y + i, count));
-  }, T());
+  return sum_over(
+      n,
+      [x, y](index_t i, index_t count) {
+        return xsimd::abs(load_upto(x + i, count) - load_upto(y + i, count));
+      },
+      T());
 }
 
 template <class T>
@@ -143,7 +150,8 @@ void scale(T* y, T factor, index_t n) {
   for (; i < n; ++i) y[i] *= factor;
 }
 
-// --- dot products along a band ---------------------------------------------------------------------
+// --- dot products along a band
+// ---------------------------------------------------------------------
 
 /// Lane l of the result is the sum of v[l]. (xsimd 14.1's haddp permutes the lanes of 16 floats.)
 template <class T>
@@ -229,7 +237,8 @@ void weighted_rows(const T* w, index_t step_out, index_t step_in, index_t output
                             {y.row(o), y.stride}, channels);
 }
 
-// --- products of one frequency ---------------------------------------------------------------------
+// --- products of one frequency
+// ---------------------------------------------------------------------
 
 template <class T, bool Conjugate, int R, int C>
 void multiply_tile(const FrequencyProduct<T>& p, index_t out, index_t in_first, index_t in_last,

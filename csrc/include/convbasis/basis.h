@@ -8,7 +8,8 @@ namespace convbasis {
 
 /// Causal matrices as strips, one set a head: in strip r, columns [starts[r], starts[r+1]), entry
 /// (i, j) = kernels[r][i - j] for i >= j. Columns before the first start are zero; the last strip
-/// ends at num_columns (Conv-Basis, arXiv 2405.05219, in the cumulative form u_r = b_1 + ... + b_r).
+/// ends at num_columns (Conv-Basis, arXiv 2405.05219, in the cumulative form u_r = b_1 + ... +
+/// b_r).
 template <class T>
 struct BasisView {
   View<const index_t, 3> starts;     ///< (batch, heads, k), increasing, padded with n

@@ -1,0 +1,33 @@
+"""The README's example does what the README says."""
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+
+
+def block(language):
+    """The first code block of a language."""
+    return re.search(rf"```{language}\n(.*?)```", README, re.DOTALL).group(1)
+
+
+def test_example_prints_what_is_shown():
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(block("python"), {})
+    assert printed.getvalue() == block("text")
+    assert len(block("text").splitlines()) == 3
+
+
+def test_both_commands_are_there():
+    assert 'pip install ".[cli]" && .venv/bin/convbasis demo' in README
+    assert 'pip install ".[test]" && .venv/bin/python -m pytest' in README
+
+
+def test_local_links_lead_somewhere():
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
+    assert targets
+    root = Path(__file__).resolve().parents[2]
+    assert [target for target in targets if not (root / target).exists()] == []
