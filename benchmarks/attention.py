@@ -1,10 +1,9 @@
 """conv_attention beside exact attention: time and error in one table.
 
-Every row is one structured problem with k known bases, or with none (random query and key, k = 0),
-float32, one head, causal. The candidates run
-in turn (A B C A B C ...) on the same inputs with the same number of threads; the table gives the
-median time, its spread, and the error against exact attention in float64. torch is compared when it
-is installed.
+Every row is one structured problem with k known bases, or with none (random query and key), float32,
+one head, causal. The candidates run in turn (A B C A B C ...) on the same inputs with the same
+number of threads; the table gives the median time, its spread, and the error against exact attention
+in float64. torch is compared when it is installed.
 
     python benchmarks/attention.py [--threads 2] [--repeats 7] [--json FILE]
 """
@@ -108,9 +107,10 @@ def as_markdown(results: list[dict[str, Any]]) -> str:
         for name in names:
             seconds = result[name]["seconds"]
             median = statistics.median(seconds)
+            bases = result["num_bases"] or "none"
             faster = "" if name == "conv_attention" else f"{median / ours:.1f}"
             lines.append(
-                f"| {result['n']:,} | {result['num_bases'] or 'none'} | {name} | {median * 1e3:.1f} "
+                f"| {result['n']:,} | {bases} | {name} | {median * 1e3:.1f} "
                 f"({min(seconds) * 1e3:.1f} to {max(seconds) * 1e3:.1f}) | "
                 f"{result[name]['error']:.1e} | {faster} |"
             )

@@ -88,9 +88,11 @@ struct Run {
     for (const T logit : lower.kernels)
       largest_logit = std::max(largest_logit, std::abs(Wide(logit)));
     for (index_t i = 0; i < rows; ++i) {
-      std::vector<Wide> logits;
-      for (index_t j = 0; j < (upper != nullptr ? columns : std::min(i + 1, columns)); ++j)
-        logits.push_back(j <= i ? lower(i, j) : (*upper)(rows - 1 - i, rows - 1 - j));
+      const index_t visible = upper != nullptr ? columns : std::min(i + 1, columns);
+      std::vector<Wide> logits(static_cast<std::size_t>(visible));
+      Wide* to = logits.data();
+      for (index_t j = 0; j < visible; ++j)
+        to[j] = j <= i ? lower(i, j) : (*upper)(rows - 1 - i, rows - 1 - j);
       add_row(i, logits, 1 + largest_logit, errors);
     }
     return errors;
@@ -106,14 +108,16 @@ struct Run {
   void add_row(index_t i, const std::vector<Wide>& logits, Wide lse_size, Errors& errors) const {
     const Wide top = *std::max_element(logits.begin(), logits.end());
     Wide sum = 0, row_error = 0, row_size = 0;
-    std::vector<Wide> weights;
-    for (const Wide logit : logits) sum += weights.emplace_back(std::exp(logit - top));
+    const auto visible = static_cast<index_t>(logits.size());
+    std::vector<Wide> weights(logits.size());
+    Wide* weight = weights.data();
+    for (index_t j = 0; j < visible; ++j)
+      sum += weight[j] = std::exp(logits[static_cast<std::size_t>(j)] - top);
     for (index_t c = 0; c < dim; ++c) {
       Wide mean = 0, size = 0;
-      for (std::size_t j = 0; j < weights.size(); ++j) {
-        const Wide term =
-            weights[j] *
-            Wide(value[j * static_cast<std::size_t>(dim) + static_cast<std::size_t>(c)]);
+      const T* channel = value.data() + c;
+      for (index_t j = 0; j < visible; ++j) {
+        const Wide term = weight[j] * Wide(channel[j * dim]);
         mean += term;
         size += std::abs(term);
       }
@@ -159,7 +163,7 @@ TEST(causal_attention_matches_a_dense_softmax) {
   const auto check = []<class T>(T) {
     for (const index_t n : kSizes) {
       for (const index_t dim : {1, 3, 16}) {
-        if (n > 200 && dim != 3) continue;
+        if (n > 200 && dim != 1) continue;
         check_light(Logits<T>(n, {0}, 1, 1), static_cast<Logits<T>*>(nullptr), n, dim);
         check_light(Logits<T>(n, {n / 2}, 1, 2), static_cast<Logits<T>*>(nullptr), n, dim);
         check_light(Logits<T>(n, {n / 3, n - 1}, 1, 3), static_cast<Logits<T>*>(nullptr), n - n / 4,
@@ -180,6 +184,7 @@ TEST(full_attention_adds_both_triangles) {
       const Logits<T> lower(n, {n / 4, n / 2 + n / 4}, 1, 6), upper(n, {n / 3}, 1, 7);
       const Logits<T> one(n, {0}, 1, 8), none(n, {}, 1, 9);
       check_light(lower, &upper, n, 3);
+      if (n > 200) continue;
       check_light(one, &one, n, 3);
       check_light(none, &one, n, 3);
       check_light(one, &none, n, 3);

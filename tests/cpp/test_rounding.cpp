@@ -132,7 +132,7 @@ void check_estimate(const Schedule& schedule, double spread, unsigned seed) {
   multiply_strips<T>(matrix, schedule, false, {x.data(), channels}, {y.data(), channels}, channels,
                      {1}, seconds);
   const std::vector<double> estimate =
-      rounding_of_blocks<T>(matrix, schedule, {x.data(), channels}, channels);
+      rounding_of_blocks<T>(matrix, schedule, {x.data(), channels}, channels, {2});
   CHECK(static_cast<index_t>(estimate.size()) ==
         (kRows + schedule.diagonal - 1) / schedule.diagonal);
   for (index_t b = 0; b < static_cast<index_t>(estimate.size()); ++b) {
@@ -179,7 +179,7 @@ TEST(estimates_are_about_the_error_that_ffts_leave) {
 
 TEST(without_levels_nothing_is_estimated) {
   const std::vector<float> ones(64, 1.F);
-  const std::vector<double> estimate =
-      rounding_of_blocks<float>({{64, 64, {0}}, {ones.data(), 64}}, {{}, 64}, {ones.data(), 1}, 1);
+  const std::vector<double> estimate = rounding_of_blocks<float>({{64, 64, {0}}, {ones.data(), 64}},
+                                                                 {{}, 64}, {ones.data(), 1}, 1, {});
   CHECK(estimate == std::vector<double>{0.0});
 }

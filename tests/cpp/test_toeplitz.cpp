@@ -72,9 +72,9 @@ struct Dense {
         const long double weight = transpose ? strips.entry(s, o) : strips.entry(o, s);
         if (weight == 0) continue;
         energy += weight * weight;
-        for (index_t c = 0; c < channels; ++c)
-          values[static_cast<std::size_t>(o * channels + c)] +=
-              weight * static_cast<long double>(x[static_cast<std::size_t>(s * channels + c)]);
+        const T* from = x.data() + s * channels;
+        long double* to = values.data() + o * channels;
+        for (index_t c = 0; c < channels; ++c) to[c] += weight * static_cast<long double>(from[c]);
       }
       matrix_size = std::max(matrix_size, std::sqrt(energy));
     }
