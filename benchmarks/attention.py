@@ -1,9 +1,9 @@
 """conv_attention beside exact attention: time and error in one table.
 
-Every row is one structured problem with k known bases, or with none (random query and key), float32,
-one head, causal. The candidates run in turn (A B C A B C ...) on the same inputs with the same
-number of threads; the table gives the median time, its spread, and the error against exact attention
-in float64. torch is compared when it is installed.
+Every row is one structured problem with k known bases, or with none (random query and key),
+float32, one head, causal. The candidates run in turn (A B C A B C ...) on the same inputs with the
+same number of threads; the table gives the median time, its spread, and the error against exact
+attention in float64. torch is compared when it is installed.
 
     python benchmarks/attention.py [--threads 2] [--repeats 7] [--json FILE]
 """
