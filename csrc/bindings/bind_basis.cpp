@@ -17,12 +17,16 @@ BasisView<T> basis_view(const py::array& starts, const py::array& num_bases,
 
 py::tuple starts_of(const py::array& query, const py::array& key, double scale,
                     std::optional<index_t> num_bases, index_t window, double delta, double epsilon,
-                    bool bisect, int num_threads) {
+                    bool bisect, index_t value_dim, int num_threads) {
   return dispatch(query, "query", [&]<class T>(T) {
     const auto q = input<T, 4>(query, "query"), k = input<T, 4>(key, "key");
     const RecoverOptions options{
-        num_bases, window, delta, epsilon,
-        bisect ? RecoverOptions::Search::bisect : RecoverOptions::Search::scan};
+        num_bases,
+        window,
+        delta,
+        epsilon,
+        bisect ? RecoverOptions::Search::bisect : RecoverOptions::Search::scan,
+        value_dim};
     const StripStarts found = run(num_threads, [&](const Exec& exec) {
       return recover_starts<T>(q, k, scale, options, exec);
     });
@@ -97,7 +101,7 @@ void register_basis(py::module_& module) {
   using py::arg;
   module.def("recover_starts", &starts_of, arg("query"), arg("key"), arg("scale"),
              arg("num_bases").none(true), arg("window"), arg("delta"), arg("epsilon"),
-             arg("bisect"), arg("num_threads"));
+             arg("bisect"), arg("value_dim"), arg("num_threads"));
   module.def("recover_kernels", &fill_kernels, arg("query"), arg("key"), arg("starts"),
              arg("num_bases"), arg("kernels"), arg("scale"), arg("num_threads"));
   module.def("logit_deviation", &deviation_of, arg("query"), arg("key"), arg("starts"),

@@ -35,7 +35,7 @@ View<const T, N> input(const py::array& array, const char* name) {
                             std::to_string(bytes) + " bytes; expected whole elements");
     view.strides[a] = bytes / static_cast<py::ssize_t>(sizeof(T));
   }
-  if (reinterpret_cast<std::uintptr_t>(view.data) % alignof(T) != 0)
+  if (view.size() > 0 && reinterpret_cast<std::uintptr_t>(view.data) % alignof(T) != 0)
     throw InvalidArgument("[_core] " + std::string(name) + " is not aligned to its elements");
   return view;
 }
@@ -86,7 +86,7 @@ auto run(int num_threads, F&& f) {
   try {
     const py::gil_scoped_release nogil;
     return f(Exec{num_threads, &signals});
-  } catch (const Interrupted&) {
+  } catch (...) {
     if (PyErr_Occurred()) throw py::error_already_set();
     throw;
   }

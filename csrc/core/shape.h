@@ -77,16 +77,22 @@ class HeadList {
   index_t total_;
 };
 
-/// Row numbers of one head, checked against the number of query rows.
-[[nodiscard]] inline std::vector<index_t> listed_rows(const char* function,
-                                                      const View<const index_t, 3>& rows,
-                                                      index_t batch, index_t head, index_t n) {
+/// Every listed row is a query row.
+inline void require_rows(const char* function, const View<const index_t, 3>& rows, index_t n) {
+  for (index_t b = 0; b < rows.shape[0]; ++b)
+    for (index_t h = 0; h < rows.shape[1]; ++h)
+      for (index_t r = 0; r < rows.shape[2]; ++r)
+        require(rows(b, h, r) >= 0 && rows(b, h, r) < n, function,
+                "rows holds " + std::to_string(rows(b, h, r)) + "; expected 0 <= row < " +
+                    std::to_string(n));
+}
+
+/// Row numbers of one head.
+[[nodiscard]] inline std::vector<index_t> listed_rows(const View<const index_t, 3>& rows,
+                                                      index_t batch, index_t head) {
   std::vector<index_t> listed(static_cast<std::size_t>(rows.shape[2]));
-  for (index_t r = 0; r < rows.shape[2]; ++r) {
-    const index_t row = listed[static_cast<std::size_t>(r)] = rows(batch, head, r);
-    require(row >= 0 && row < n, function,
-            "rows holds " + std::to_string(row) + "; expected 0 <= row < " + std::to_string(n));
-  }
+  for (index_t r = 0; r < rows.shape[2]; ++r)
+    listed[static_cast<std::size_t>(r)] = rows(batch, head, r);
   return listed;
 }
 

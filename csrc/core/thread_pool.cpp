@@ -7,6 +7,7 @@
 #include <deque>
 #include <exception>
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 #include "convbasis/error.h"
@@ -22,6 +23,7 @@ namespace convbasis {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+constexpr int kMaxThreads = 1024;
 constexpr auto kPollPeriod = std::chrono::milliseconds(50);
 
 /// When this thread last asked an Interrupt: many short calls in a row are asked about too.
@@ -56,8 +58,11 @@ struct Job {
     const auto now = Clock::now();
     if (now - last_poll < kPollPeriod) return;
     last_poll = now;
-    if (interrupt->requested()) {
-      fail(std::make_exception_ptr(Interrupted("[convbasis] interrupted by the caller")));
+    try {
+      if (interrupt->requested())
+        fail(std::make_exception_ptr(Interrupted("[convbasis] interrupted by the caller")));
+    } catch (...) {
+      fail(std::current_exception());
     }
   }
 
@@ -114,10 +119,7 @@ class Pool {
       std::lock_guard lock(mutex_);
       for (int i = 0; i < helpers; ++i) queue_.push_back(job);
       const int wanted = static_cast<int>(queue_.size());
-      while (idle_ + starting_ < wanted && threads_ < kMaxThreads) {
-        std::thread([this] { work(); }).detach();
-        ++threads_;
-        ++starting_;
+      while (idle_ + starting_ < wanted && start_thread()) {
       }
     }
     wake_.notify_all();
@@ -129,7 +131,18 @@ class Pool {
   }
 
  private:
-  static constexpr int kMaxThreads = 1024;
+  /// False when the system has no more threads to give: the callers then do the work.
+  bool start_thread() {
+    if (threads_ >= kMaxThreads) return false;
+    try {
+      std::thread([this] { work(); }).detach();
+    } catch (const std::system_error&) {
+      return false;
+    }
+    ++threads_;
+    ++starting_;
+    return true;
+  }
 
   void work() {
     std::unique_lock lock(mutex_);
@@ -175,13 +188,39 @@ Pool& pool() {
 }  // namespace
 
 int resolve_threads(const Exec& exec) {
-  if (exec.threads > 0) return exec.threads;
+  if (exec.threads > 0) return std::min(exec.threads, kMaxThreads);
 #if defined(__linux__)
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
 #endif
-  return static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+  return static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1U, 1024U));
 }
+
+namespace {
+
+/// Nobody may touch the task once parallel_for has returned, however it returns.
+class Finish {
+ public:
+  explicit Finish(const std::shared_ptr<Job>& job) : job_(job) {}
+  Finish(const Finish&) = delete;
+  Finish& operator=(const Finish&) = delete;
+  ~Finish() {
+    if (job_->max_workers > 1) pool().withdraw(job_);
+    std::unique_lock lock(job_->mutex);
+    job_->closed = true;
+    while (job_->left + 1 < job_->joined) {
+      job_->finished.wait_for(lock, kPollPeriod);
+      lock.unlock();
+      job_->poll();
+      lock.lock();
+    }
+  }
+
+ private:
+  std::shared_ptr<Job> job_;
+};
+
+}  // namespace
 
 void parallel_for(const Exec& exec, index_t count, TaskRef task) {
   if (count <= 0) return;
@@ -190,19 +229,12 @@ void parallel_for(const Exec& exec, index_t count, TaskRef task) {
     return;
   }
   const int workers = static_cast<int>(std::min<index_t>(resolve_threads(exec), count));
-  auto job = std::make_shared<Job>(task, count, workers, exec.interrupt);
-  const int mine = job->join();
-  if (workers > 1) pool().offer(job, workers - 1);
-  run_items(*job, mine, true);
-  if (workers > 1) pool().withdraw(job);
-
-  std::unique_lock lock(job->mutex);
-  job->closed = true;
-  while (job->left + 1 < job->joined) {
-    job->finished.wait_for(lock, kPollPeriod);
-    lock.unlock();
-    job->poll();
-    lock.lock();
+  const auto job = std::make_shared<Job>(task, count, workers, exec.interrupt);
+  {
+    const Finish finish(job);
+    const int mine = job->join();
+    if (workers > 1) pool().offer(job, workers - 1);
+    run_items(*job, mine, true);
   }
   if (job->error) std::rethrow_exception(job->error);
 }

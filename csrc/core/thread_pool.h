@@ -23,7 +23,7 @@ class TaskRef {
   void (*call_)(const void*, index_t, int);
 };
 
-/// Threads a call may use: exec.threads, or the cores of this process when it is 0.
+/// Threads a call may use, at most 1024: exec.threads, or the cores of this process when it is 0.
 [[nodiscard]] int resolve_threads(const Exec& exec);
 
 /// Runs task(item, worker) for every item in [0, count) on up to resolve_threads(exec) threads, the
@@ -32,7 +32,8 @@ class TaskRef {
 /// Items must be independent of each other and of worker, so that results do not depend on the
 /// number of threads. Items should take well under a second: between them the caller asks
 /// exec.interrupt. Called from inside a task it runs inline. The first exception is rethrown.
-/// Threads are started lazily, shared by all calls, and started anew in a forked child.
+/// Threads are started lazily, shared by all calls, and started anew in a forked child; when the
+/// system gives no more of them, fewer do the work.
 void parallel_for(const Exec& exec, index_t count, TaskRef task);
 
 }  // namespace convbasis

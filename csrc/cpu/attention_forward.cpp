@@ -13,7 +13,7 @@ namespace {
 
 /// Largest estimated relative rounding error of a row, from the FFT blocks, that is let through.
 template <class T>
-constexpr double kRoundingBudget = sizeof(T) == 4 ? 2e-5 : 1e-12;
+constexpr double kRoundingBudget = sizeof(T) == 4 ? 4e-5 : 1e-12;
 
 /// Listed rows summed one by one from the logits of the strips, with a softmax of their own: O(n d)
 /// a row. write(r, mean, lse) takes the result of row rows[r].
@@ -74,7 +74,7 @@ class HeadForward {
         rows_(lower.layout.rows),
         value_dim_(value.shape[1]),
         channels_(round_up(value.shape[1], kernels<T>().lanes)),
-        value_rows_(as_rows(value, channels_, value_copy_)) {
+        values_(as_value_rows(value, channels_, value_copy_)) {
     halves_.resize(upper != nullptr ? 2 : 1);
     halves_[0].logits = lower;
     if (upper != nullptr) halves_[1].logits = *upper;
@@ -90,20 +90,22 @@ class HeadForward {
       for (std::size_t i = 0; i < halves_.size(); ++i)
         halves_[i].weights = exponentiate(halves_[i].logits, shift_, i > 0, exec_);
     }
-    run_half(halves_[0], value_rows_, channels_, exec_, seconds);
+    run_half(halves_[0], values_.rows, channels_, exec_, seconds);
     if (halves_.size() > 1) {
-      const Rows<const T> reversed{value_rows_.row(rows_ - 1), -value_rows_.stride};
+      const Rows<const T> reversed{values_.rows.row(rows_ - 1), -values_.rows.stride};
       run_half(halves_[1], reversed, channels_, exec_, seconds);
     }
     std::vector<index_t> spoiled;
     {
       StageTimer timer(seconds.normalize);
+      find_peaks();
       spoiled = divide(out, lse);
     }
     StageTimer timer(seconds.rows);
-    attend_strips(halves_[0].logits, halves_.size() > 1 ? &halves_[1].logits : nullptr, value_rows_,
-                  channels_, spoiled, exec_, [&](std::size_t r, const T* mean, double row_lse) {
-                    write_row(mean, out, spoiled[r]);
+    attend_strips(halves_[0].logits, halves_.size() > 1 ? &halves_[1].logits : nullptr,
+                  values_.rows, channels_, spoiled, exec_,
+                  [&](std::size_t r, const T* mean, double row_lse) {
+                    write_row(mean, out, spoiled[r], values_.unscale);
                     if (lse.data != nullptr) lse(spoiled[r]) = static_cast<T>(row_lse);
                   });
     rows_exact = static_cast<index_t>(spoiled.size());
@@ -116,22 +118,33 @@ class HeadForward {
   double rounding_bound = 0;
 
  private:
+  void find_peaks() {
+    peaks_.assign(static_cast<std::size_t>(rows_), T(0));
+    T peak = 0;
+    for (index_t j = 0; j < std::min(rows_, value_.shape[0]); ++j) {
+      peak = std::max(peak, kernels<T>().max_magnitude(values_.rows.row(j), channels_));
+      peaks_[static_cast<std::size_t>(j)] = peak;
+    }
+    for (index_t i = value_.shape[0]; i < rows_; ++i) peaks_[static_cast<std::size_t>(i)] = peak;
+    if (halves_.size() > 1) std::fill(peaks_.begin(), peaks_.end(), peak);
+  }
+
   /// Relative error that rounding may have left in row i, from the estimate of its block.
   [[nodiscard]] double relative_rounding(index_t i, double sum, const T* mean) const {
-    double variance = 0;
+    double rms = 0;
     for (std::size_t half = 0; half < halves_.size(); ++half) {
       const index_t row = half == 0 ? i : rows_ - 1 - i;
       const index_t block = row / halves_[half].schedule.diagonal;
-      const double rms = halves_[half].rounding[static_cast<std::size_t>(block)];
-      variance += rms * rms;
+      rms = std::hypot(rms, halves_[half].rounding[static_cast<std::size_t>(block)]);
     }
-    // Weights that underflow are lost to the sum: at most one smallest normal number a key.
+    const auto peak = static_cast<double>(peaks_[static_cast<std::size_t>(i)]);
+    if (peak == 0) return 0;
+    // Weights that underflow are lost: at most one smallest normal number for each key.
     const double lost =
-        static_cast<double>(rows_) * static_cast<double>(std::numeric_limits<T>::min()) / sum;
-    if (variance == 0) return lost;
+        static_cast<double>(rows_) * static_cast<double>(std::numeric_limits<T>::min());
     const double size =
-        std::sqrt(kernels<T>().sum_of_squares(mean, channels_) / static_cast<double>(channels_));
-    return lost + std::sqrt(variance) / sum / size;
+        kernels<T>().norm(mean, channels_) / std::sqrt(static_cast<double>(channels_));
+    return lost / sum + (lost * peak + rms) / sum / size;
   }
 
   std::vector<index_t> divide(const View<T, 2>& out, const View<T, 1>& lse) {
@@ -161,7 +174,7 @@ class HeadForward {
           }
           worst[t] = std::max(worst[t], error);
         }
-        write_row(mean, out, i);  // zeros when there is no key
+        write_row(mean, out, i, values_.unscale);  // zeros when there is no key
         if (lse.data != nullptr)
           lse(i) = sees_keys ? static_cast<T>(std::log(sum) + static_cast<double>(shift_))
                              : -std::numeric_limits<T>::infinity();
@@ -177,7 +190,8 @@ class HeadForward {
   Exec exec_;
   index_t rows_, value_dim_, channels_;
   Buffer<T> value_copy_;
-  Rows<const T> value_rows_;
+  ValueRows<T> values_;
+  std::vector<T> peaks_;  // largest |value| that each row sees
   T shift_ = 0;
   std::vector<Half<T>> halves_;
 };
@@ -263,21 +277,22 @@ void conv_attention_rows(const BasisView<T>& lower, const BasisView<T>* upper,
   const auto [batch, query_heads, k, n] = lower.kernels.shape;
   const index_t kv_heads = value.shape[1], dim = value.shape[3], count = rows.shape[2];
   require_shape(kName, "rows", rows.shape, {batch, query_heads, count}, "to match the basis");
+  require_rows(kName, rows, n);
   require_shape(kName, "out", out.shape, {batch, query_heads, count, dim},
                 "to match rows and value");
   const HeadList list(kName, heads, batch * query_heads);
   if (batch * query_heads * n == 0) return;
   for_each_head(exec, list.size(), [&](index_t i, const Exec& inside) {
     const auto [b, h, g] = head_index(list[i], query_heads, kv_heads);
-    const std::vector<index_t> listed = listed_rows(kName, rows, b, h, n);
+    const std::vector<index_t> listed = listed_rows(rows, b, h);
     const StripMatrix<T> lower_half = head_strips(lower, b, h);
     StripMatrix<T> upper_half;
     if (upper != nullptr) upper_half = head_strips(*upper, b, h);
     Buffer<T> value_copy;
-    attend_strips(lower_half, upper != nullptr ? &upper_half : nullptr,
-                  as_rows(head_view(value, b, g), value_copy), dim, listed, inside,
-                  [&](std::size_t r, const T* mean, double) {
-                    write_row(mean, head_view(out, b, h), static_cast<index_t>(r));
+    const ValueRows<T> values = as_value_rows(head_view(value, b, g), dim, value_copy);
+    attend_strips(lower_half, upper != nullptr ? &upper_half : nullptr, values.rows, dim, listed,
+                  inside, [&](std::size_t r, const T* mean, double) {
+                    write_row(mean, head_view(out, b, h), static_cast<index_t>(r), values.unscale);
                   });
   });
 }

@@ -28,6 +28,10 @@ void OnlineSoftmax<T>::absorb(index_t row, index_t visible, index_t width, T* ou
   std::fill(scores + visible, scores + width, T(0));
   if (visible == 0) return;
   const T top = simd.max_value(scores, visible);
+  if (std::isinf(top))
+    throw InvalidArgument(
+        "[attention] query has logits with key that overflow; expected finite products in the "
+        "computing type; got infinite ones");
   if (top > row_max_[row]) {
     const T shrink = std::exp(row_max_[row] - top);  // exp(-inf) = 0 at the first tile
     simd.scale(out, shrink, channels_);
@@ -93,9 +97,10 @@ void require_attention(const char* name, const View<const T, 4>& query, const Vi
 template <class T>
 struct KeyValue {
   KeyValue(const View<const T, 2>& k, const View<const T, 2>& v)
-      : key(as_rows(k, key_copy)), value(as_rows(v, value_copy)) {}
+      : key(as_rows(k, key_copy)), value(as_value_rows(v, v.shape[1], value_copy)) {}
   Buffer<T> key_copy, value_copy;
-  Rows<const T> key, value;
+  Rows<const T> key;
+  ValueRows<T> value;
 };
 
 /// Rows `listed` of one head in tiles; tile t writes rows [t * kQueryTile, ...) of out and lse.
@@ -115,10 +120,10 @@ void attend_head(const View<const T, 2>& query, const View<const T, 2>& key,
     OnlineSoftmax<T> softmax(channels);
     Buffer<T> result(kQueryTile * channels);
     double row_lse[kQueryTile];
-    softmax.attend(scores, source.value, key.shape[0], is_causal, rows, {result.data(), channels},
-                   row_lse);
+    softmax.attend(scores, source.value.rows, key.shape[0], is_causal, rows,
+                   {result.data(), channels}, row_lse);
     for (index_t r = 0; r < static_cast<index_t>(rows.size()); ++r) {
-      write_row(result.data() + r * channels, out, first + r);
+      write_row(result.data() + r * channels, out, first + r, source.value.unscale);
       if (lse.data != nullptr) lse(first + r) = static_cast<T>(row_lse[r]);
     }
   });
@@ -167,13 +172,14 @@ void attention_rows(View<const T, 4> query, View<const T, 4> key, View<const T, 
   const auto [batch, heads, n, head_dim] = query.shape;
   const index_t count = rows.shape[2];
   require_shape(kName, "rows", rows.shape, {batch, heads, count}, "to match query");
+  require_rows(kName, rows, n);
   require_shape(kName, "out", out.shape, {batch, heads, count, value.shape[3]},
                 "to match rows and value");
   if (lse.data != nullptr)
     require_shape(kName, "lse", lse.shape, {batch, heads, count}, "to match rows");
   for_each_head(exec, batch * heads, [&](index_t flat, const Exec& inside) {
     const auto [b, h, g] = head_index(flat, heads, key.shape[1]);
-    const std::vector<index_t> listed = listed_rows(kName, rows, b, h, n);
+    const std::vector<index_t> listed = listed_rows(rows, b, h);
     attend_head<T>(head_view(query, b, h), head_view(key, b, g), head_view(value, b, g),
                    scale_of(options, query), options.is_causal, listed, head_view(out, b, h),
                    head_view(lse, b, h), inside);

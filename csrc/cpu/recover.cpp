@@ -1,6 +1,7 @@
 #include "convbasis/recover.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 
 #include "core/heads.h"
@@ -12,7 +13,7 @@
 namespace convbasis {
 namespace {
 
-constexpr index_t kRowTile = 256;
+constexpr index_t kRowTile = 256, kColumnTile = 64, kHeadEntries = index_t{1} << 20;
 
 void require_options(const char* name, const RecoverOptions& options) {
   require(
@@ -78,25 +79,28 @@ struct Found {
   bool complete = true;
 };
 
-/// Every column's head against the head of the running strip (v = head of its first column).
+/// Every column's head against the head of the running strip (v = head of its first column). Heads
+/// are formed some columns at a time, in parallel, and compared in order.
 template <class T>
 Found scan(const ColumnHeads<T>& heads, const Search& search, const Exec& exec) {
-  const index_t window = search.window, tasks = ceil_div(search.columns, kRowTile);
-  Buffer<T> all(search.columns * window);
-  parallel_for(exec, tasks, [&](index_t task, int) {
-    const index_t first = task * kRowTile, last = std::min(first + kRowTile, search.columns);
-    heads.fill(first, last, all.data() + first * window);
-  });
-  const Kernels<T>& simd = kernels<T>();
-  const std::vector<T> zero(static_cast<std::size_t>(window), T(0));
-  const T* running = zero.data();
+  const index_t window = search.window;
+  const index_t batch = std::clamp<index_t>(kHeadEntries / window, kColumnTile, search.columns);
+  Buffer<T> some(batch * window);
+  std::vector<T> running(static_cast<std::size_t>(window), T(0));
   Found found;
-  for (index_t j = 0; j < search.columns; ++j) {
-    const T* head = all.data() + j * window;
-    if (simd.l1_distance(head, running, window) < search.threshold) continue;
-    if (static_cast<index_t>(found.starts.size()) == search.cap) return {found.starts, false};
-    found.starts.push_back(j);
-    running = head;
+  for (index_t first = 0; first < search.columns; first += batch) {
+    const index_t last = std::min(first + batch, search.columns);
+    parallel_for(exec, ceil_div(last - first, kColumnTile), [&](index_t task, int) {
+      const index_t from = first + task * kColumnTile;
+      heads.fill(from, std::min(from + kColumnTile, last), some.data() + (from - first) * window);
+    });
+    for (index_t j = first; j < last; ++j) {
+      const T* head = some.data() + (j - first) * window;
+      if (kernels<T>().l1_distance(head, running.data(), window) < search.threshold) continue;
+      if (static_cast<index_t>(found.starts.size()) == search.cap) return {found.starts, false};
+      found.starts.push_back(j);
+      std::copy_n(head, window, running.data());
+    }
   }
   return found;
 }
@@ -131,18 +135,24 @@ Found bisect(const ColumnHeads<T>& heads, const Search& search, const Exec& exec
 }
 
 /// The last T - 1 columns are too short to be candidates. A valid basis has them in its last strip;
-/// when one differs from it, the strips do not tell the whole matrix.
+/// when one differs from it, the strips do not tell the whole matrix. O(T^2 d).
 template <class T>
-bool tail_agrees(const ColumnHeads<T>& heads, const Search& search, index_t last_start) {
-  std::vector<T> running(static_cast<std::size_t>(search.window), T(0)), head = running;
+bool tail_agrees(const ColumnHeads<T>& heads, const Search& search, index_t last_start,
+                 const Exec& exec) {
+  const index_t tails = search.key_columns - search.columns;
+  if (tails <= 0) return true;
+  std::vector<T> running(static_cast<std::size_t>(search.window), T(0));
   if (last_start >= 0) heads.fill(last_start, last_start + 1, running.data());
-  for (index_t j = search.columns; j < search.key_columns; ++j) {
-    const index_t count = search.rows - j;
-    heads.fill_one(j, count, head.data());
-    if (kernels<T>().l1_distance(head.data(), running.data(), count) >= search.threshold)
-      return false;
-  }
-  return true;
+  std::atomic<bool> agrees{true};
+  parallel_for(exec, tails, [&](index_t item, int) {
+    if (!agrees.load(std::memory_order_relaxed)) return;
+    const index_t column = search.columns + item, count = search.rows - column;
+    Buffer<T> tail(count);
+    heads.fill_one(column, count, tail.data());
+    if (kernels<T>().l1_distance(tail.data(), running.data(), count) >= search.threshold)
+      agrees.store(false, std::memory_order_relaxed);
+  });
+  return agrees;
 }
 
 template <class T>
@@ -157,7 +167,7 @@ Found find_strips(const ColumnHeads<T>& heads, const Search& search, const Recov
     found = bisect(heads, search, exec);
   }
   const index_t last_start = found.starts.empty() ? -1 : found.starts.back();
-  found.complete = found.complete && tail_agrees(heads, search, last_start);
+  found.complete = found.complete && tail_agrees(heads, search, last_start, exec);
   return found;
 }
 
@@ -174,7 +184,8 @@ StripStarts recover_starts(View<const T, 4> query, View<const T, 4> key, double 
   Search search;
   search.columns = n == 0 ? 0 : std::min(n - window + 1, key.shape[2]);
   search.window = window;
-  search.cap = options.num_bases.value_or(break_even(n, head_dim, head_dim));
+  search.cap =
+      options.num_bases.value_or(break_even(n, head_dim, options.value_dim.value_or(head_dim)));
   search.threshold = options.delta - 2 * static_cast<double>(window) * options.epsilon;
   search.rows = n;
   search.key_columns = std::min(n, key.shape[2]);
@@ -210,6 +221,13 @@ void recover_kernels(View<const T, 4> query, View<const T, 4> key, View<const in
   const index_t k = kernels.shape[2];
   require_shape(kName, "kernels", kernels.shape, {batch, query_heads, k, n}, "to match query");
   require_basis<T>(kName, {starts, num_bases, kernels, std::min(n, key.shape[2])});
+
+  for (index_t b = 0; b < batch; ++b)
+    for (index_t h = 0; h < query_heads; ++h)
+      for (index_t r = 0; r < num_bases(b, h); ++r)
+        require(starts(b, h, r) < key.shape[2], kName,
+                "starts holds " + std::to_string(starts(b, h, r)) + "; expected less than the " +
+                    std::to_string(key.shape[2]) + " keys");
 
   for_each_head(exec, batch * query_heads, [&](index_t flat, const Exec& inside) {
     const auto [b, h, g] = head_index(flat, query_heads, key.shape[1]);

@@ -51,15 +51,17 @@ void logit_deviation(View<const T, 4> query, View<const T, 4> key, double scale,
   require_shape(kName, "basis.kernels", basis.kernels.shape,
                 {batch, heads, basis.kernels.shape[2], n}, "to match query");
   require_shape(kName, "deviation", deviation.shape, {batch, heads}, "to match query");
-  if (rows.data != nullptr)
+  if (rows.data != nullptr) {
     require_shape(kName, "rows", rows.shape, {batch, heads, rows.shape[2]}, "to match query");
+    require_rows(kName, rows, n);
+  }
   const index_t keys = std::min(basis.num_columns, key.shape[2]);
 
   for_each_head(exec, batch * heads, [&](index_t flat, const Exec& inside) {
     const auto [b, h, g] = head_index(flat, heads, key.shape[1]);
     std::vector<index_t> listed(static_cast<std::size_t>(n));
     std::iota(listed.begin(), listed.end(), index_t{0});
-    if (rows.data != nullptr) listed = listed_rows(kName, rows, b, h, n);
+    if (rows.data != nullptr) listed = listed_rows(rows, b, h);
     const StripMatrix<T> matrix = head_strips(basis, b, h);
     Buffer<T> key_copy;
     const Rows<const T> key_rows = as_rows(head_view(key, b, g), key_copy);

@@ -15,23 +15,23 @@ std::vector<double> rounding_of_blocks(const StripMatrix<T>& matrix, const Sched
   const StripLayout& layout = matrix.layout;
   const Kernels<T>& simd = kernels<T>();
   const index_t small_blocks = ceil_div(layout.rows, schedule.diagonal);
-  std::vector<double> variance(static_cast<std::size_t>(small_blocks), 0.0);
+  std::vector<double> rms(static_cast<std::size_t>(small_blocks), 0.0);
   for (const Level& level : schedule.levels) {
     const Pieces pieces = cut_into_pieces(layout, level.block);
-    std::vector<double> energy(pieces.list.size());
-    parallel_for(exec, static_cast<index_t>(energy.size()), [&](index_t item, int) {
+    std::vector<double> size(pieces.list.size());
+    parallel_for(exec, static_cast<index_t>(size.size()), [&](index_t item, int) {
       const auto p = static_cast<std::size_t>(item);
       for (index_t j = pieces.list[p].begin; j < pieces.list[p].end; ++j)
-        energy[p] += simd.sum_of_squares(x.row(j), channels);
+        size[p] = std::hypot(size[p], simd.norm(x.row(j), channels));
     });
 
     const index_t blocks = ceil_div(layout.rows, level.block);
     const index_t per_span = level.span / level.block, ratio = level.block / schedule.diagonal;
-    // window[m] = |kernel over block lag m|^2; a product at block lag l uses lags l - 1 and l.
+    // window[m] = |kernel over block lag m|; a product at block lag l uses lags l - 1 and l.
     std::vector<double> window(static_cast<std::size_t>(blocks) + 1);
     index_t strip = -1;
     const double unit = static_cast<double>(std::numeric_limits<T>::epsilon()) / 8;
-    const double error = unit * unit * std::log2(2.0 * static_cast<double>(level.block));
+    const double error = unit * std::sqrt(std::log2(2.0 * static_cast<double>(level.block)));
     std::vector<double> of_block(static_cast<std::size_t>(blocks), 0.0);
     for (std::size_t p = 0; p < pieces.list.size(); ++p) {
       const Piece& piece = pieces.list[p];
@@ -41,21 +41,23 @@ std::vector<double> rounding_of_blocks(const StripMatrix<T>& matrix, const Sched
         std::fill(window.begin(), window.end(), 0.0);
         for (index_t m = 0; m * level.block < lags; ++m)
           window[static_cast<std::size_t>(m)] =
-              simd.sum_of_squares(matrix.kernels.row(strip) + m * level.block,
-                                  std::min(level.block, lags - m * level.block));
+              simd.norm(matrix.kernels.row(strip) + m * level.block,
+                        std::min(level.block, lags - m * level.block));
       }
       const index_t end = std::min((piece.block / per_span + 1) * per_span, blocks);
       for (index_t b = piece.block + 1; b < end; ++b) {
         const auto lag = static_cast<std::size_t>(b - piece.block);
-        of_block[static_cast<std::size_t>(b)] += energy[p] * (window[lag - 1] + window[lag]);
+        double& sum = of_block[static_cast<std::size_t>(b)];
+        sum = std::hypot(sum, size[p] * std::hypot(window[lag - 1], window[lag]));
       }
     }
-    for (index_t b = 0; b < small_blocks; ++b)
-      variance[static_cast<std::size_t>(b)] +=
-          error * of_block[static_cast<std::size_t>(b / ratio)];
+    for (index_t b = 0; b < small_blocks; ++b) {
+      double& sum = rms[static_cast<std::size_t>(b)];
+      sum = std::hypot(sum, error * of_block[static_cast<std::size_t>(b / ratio)]);
+    }
   }
-  for (double& value : variance) value = std::sqrt(value / static_cast<double>(channels));
-  return variance;
+  for (double& value : rms) value /= std::sqrt(static_cast<double>(channels));
+  return rms;
 }
 
 template std::vector<double> rounding_of_blocks(const StripMatrix<float>&, const Schedule&,

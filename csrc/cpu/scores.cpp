@@ -34,7 +34,9 @@ void fill_row(const StripMatrix<T>& matrix, index_t row, index_t first, index_t 
   const StripLayout& layout = matrix.layout;
   const index_t covered = layout.count() > 0 ? layout.begin(0) : layout.columns;
   for (index_t j = first; j < std::min(last, covered); ++j) scores[(j - first) * step] = T(0);
-  for (index_t r = 0; r < layout.count(); ++r) {
+  const auto after = std::upper_bound(layout.starts.begin(), layout.starts.end(), first);
+  index_t r = std::max<index_t>(after - layout.starts.begin() - 1, 0);  // the strip of `first`
+  for (; r < layout.count() && layout.begin(r) < last; ++r) {
     const T* kernel = matrix.kernels.row(r);
     const index_t begin = std::max(first, layout.begin(r)), end = std::min(last, layout.end(r));
     for (index_t j = begin; j < end; ++j) scores[(j - first) * step] = kernel[row - j];

@@ -70,6 +70,7 @@ def recover_starts(
     delta: float,
     epsilon: float,
     bisect: bool,
+    value_dim: int,
     num_threads: int,
 ) -> tuple[_Ints, _Ints, NDArray[np.bool_]]: ...
 def recover_kernels(

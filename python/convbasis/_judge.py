@@ -12,7 +12,15 @@ from . import _core
 from ._layout import AttentionInputs
 from ._plan import Plan, triangles
 from ._settings import ConvSettings
-from .estimate import relative_error, stratified_rows, theorem_bound
+from .estimate import (
+    heaviest_rows,
+    relative_error,
+    represented,
+    strata,
+    stratified_rows,
+    theorem_bound,
+    unseen_share,
+)
 from .report import Report, Stopwatch, ToleranceMissed
 
 LISTED_HEADS = 8  # heads that a message names before it says how many more there are
@@ -32,27 +40,36 @@ class Verdict:
         return plan.by_strips & ~(self.interval[..., 1] <= tol)
 
 
-def sampled_rows(inputs: AttentionInputs) -> np.ndarray:
-    """The sample rows, the same for every head so that permuted heads give permuted results."""
-    rows = stratified_rows(inputs.query.shape[2])
-    return np.ascontiguousarray(np.broadcast_to(rows, (*inputs.heads, rows.size)))
-
-
 @dataclass(frozen=True)
 class Sample:
-    """Rows of exact attention to compare with. O(m n d) a head."""
+    """Rows of exact attention to compare with. O(m n d) a head.
+
+    They differ between heads, so that heads have no blind spot in common, and are the same in
+    every call of that size.
+    """
 
     rows: np.ndarray  # (batch, heads, m)
+    counts: np.ndarray  # (batch, heads, m): how many rows each stands for
     exact: np.ndarray  # (batch, heads, m, d_v)
-    num_rows: int  # of the whole sequence
+    norms: np.ndarray | None = None  # (batch, heads, n): of the finished output
 
     @classmethod
     def drawn(cls, inputs: AttentionInputs, threads: int) -> Sample:
-        rows = sampled_rows(inputs)
-        exact = np.zeros((*rows.shape, inputs.value.shape[3]), inputs.compute)
-        arrays = inputs.query, inputs.key, inputs.value
-        _core.attention_rows(*arrays, rows, exact, None, inputs.scale, inputs.is_causal, threads)
-        return cls(rows, exact, inputs.query.shape[2])
+        """One row of every stratum."""
+        borders = strata(inputs.query.shape[2])
+        rows = stratified_rows(borders, inputs.heads)
+        counts = np.broadcast_to(np.diff(borders), rows.shape)
+        return cls(rows, counts, exact_rows(inputs, rows, threads))
+
+    def with_heavy_rows(self, inputs: AttentionInputs, output: np.ndarray, threads: int) -> Sample:
+        """The same and the heaviest rows of the finished `output`, which are not left to chance."""
+        norms = row_norms(output)
+        heavy = heaviest_rows(norms)
+        rows = np.concatenate([self.rows, heavy], axis=2)
+        counts = represented(by_head(self.rows), by_head(heavy), norms.shape[2])
+        counts = counts.reshape(rows.shape)
+        exact = np.concatenate([self.exact, exact_rows(inputs, heavy, threads)], axis=2)
+        return Sample(rows, counts, exact, norms)
 
     def by_strips(self, inputs: AttentionInputs, plan: Plan, threads: int) -> np.ndarray:
         """The sample rows through the strips: a look at the error before all rows are computed."""
@@ -73,12 +90,45 @@ class Sample:
         peak[peak == 0.0] = 1.0  # scaled by it, squares neither overflow nor vanish
         errors = np.square((approximate - exact) / peak).sum(-1)
         weights = np.square(exact / peak).sum(-1)
-        return Verdict(*relative_error(errors, weights, self.num_rows))
+        return Verdict(*relative_error(errors, weights, self.counts))
+
+    def unseen_share(self) -> np.ndarray:
+        """What can hide from the sample, (batch, heads); NaN while there is no output."""
+        lead = self.rows.shape[:2]
+        if self.norms is None:
+            return np.full(lead, np.nan)
+        share = unseen_share(by_head(self.norms), by_head(self.rows), by_head(self.counts))
+        return share.reshape(lead)
 
 
-def deviation(inputs: AttentionInputs, plan: Plan, certify: bool, threads: int) -> np.ndarray:
-    """Largest |H~ - H| a head, of all rows or of the sample rows; NaN without strips."""
-    rows = None if certify else sampled_rows(inputs)
+def by_head(array: np.ndarray) -> np.ndarray:
+    """(batch, heads, m) as (batch * heads, m)."""
+    return array.reshape(array.shape[0] * array.shape[1], array.shape[2])
+
+
+def exact_rows(inputs: AttentionInputs, rows: np.ndarray, threads: int) -> np.ndarray:
+    """Exact attention of the listed `rows`, (batch, heads, m, d_v)."""
+    exact = np.zeros((*rows.shape, inputs.value.shape[3]), inputs.compute)
+    arrays = inputs.query, inputs.key, inputs.value
+    _core.attention_rows(*arrays, rows, exact, None, inputs.scale, inputs.is_causal, threads)
+    return exact
+
+
+def row_norms(output: np.ndarray) -> np.ndarray:
+    """Norms of the rows of each head relative to its largest entry, (batch, heads, n)."""
+    norms = np.zeros(output.shape[:3])
+    for head in np.ndindex(output.shape[:2]):
+        rows = output[head]
+        peak = max(rows.max(initial=0.0), -rows.min(initial=0.0))
+        scaled = rows / peak if peak > 0.0 else rows
+        norms[head] = np.sqrt(np.einsum("id,id->i", scaled, scaled))
+    return norms
+
+
+def deviation(
+    inputs: AttentionInputs, plan: Plan, rows: np.ndarray | None, threads: int
+) -> np.ndarray:
+    """Largest |H~ - H| a head, of the listed `rows` or of all; NaN without strips."""
     largest = np.zeros(inputs.heads)
     for part, ((query, key), strips) in enumerate(zip(triangles(inputs), plan.strips, strict=True)):
         here = rows if rows is None or part == 0 else inputs.query.shape[2] - 1 - rows
@@ -130,6 +180,7 @@ def account(
         error_bound=restore(np.where(exact, 0.0, theorem_bound(logit_deviation, largest))),
         error_estimate=restore(np.where(exact, 0.0, verdict.error)),
         error_interval=restore(np.where(exact[..., None], 0.0, verdict.interval)),
+        unseen_share=restore(np.where(exact, 0.0, sample.unseen_share())),
         strips_error=restore(np.where(plan.formed, strips_error, np.nan)),
         heads_exact=int(exact.sum()),
         exact_mask=restore(exact),

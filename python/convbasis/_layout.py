@@ -24,8 +24,20 @@ def operand(array: np.ndarray, trailing: int = 2) -> np.ndarray:
     Copies only what has another type, is misaligned, or has leading dimensions that do not
     collapse.
     """
-    aligned = np.require(array, _validate.compute_dtype(array.dtype), "A")
-    return collapse(aligned, trailing)
+    dtype = _validate.compute_dtype(array.dtype)
+    if array.dtype != dtype or not is_aligned(array):
+        array = array.astype(dtype)
+        array = array if is_aligned(array) else np.ascontiguousarray(array)
+    return collapse(array, trailing)
+
+
+def is_aligned(array: np.ndarray) -> bool:
+    """Whether the address and all strides are whole elements, those of empty arrays too.
+
+    NumPy's own flag leaves out the strides of axes that have no second entry.
+    """
+    address: int = array.__array_interface__["data"][0]
+    return all(offset % array.itemsize == 0 for offset in (address, *array.strides))
 
 
 def buffer(
@@ -37,7 +49,7 @@ def buffer(
     leading dimensions that collapse), otherwise an array for `deliver` to copy.
     """
     target = np.asarray(out) if out is not None else None
-    if target is not None and direct and target.dtype == dtype and target.flags.aligned:
+    if target is not None and direct and target.dtype == dtype and is_aligned(target):
         view = collapse(target, 2)
         if np.may_share_memory(view, target):
             return view
@@ -124,5 +136,5 @@ def attention_inputs(
         lead=query.shape[:-2],
         dtype=query.dtype,
         is_causal=is_causal,
-        scale=_validate.scale_or_default(function, scale, query.shape[-1]),
+        scale=_validate.scale_or_default(function, scale, query),
     )

@@ -71,7 +71,9 @@ def plan_recovered(
     parts = triangles(inputs)
     with clock("recover"):
         found = [
-            find_starts(query, key, inputs.scale, wanted.options, wanted.threads)
+            find_starts(
+                query, key, inputs.value.shape[3], inputs.scale, wanted.options, wanted.threads
+            )
             for query, key in parts
         ]
     complete = np.logical_and.reduce([part.complete for part in found])

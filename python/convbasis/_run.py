@@ -25,8 +25,8 @@ def computed(
 ) -> Any:
     """conv_attention from the strips on: attend, judge, fall back.
 
-    With a tolerance, heads are judged twice on the same rows: by the strips alone before anything
-    else is computed, which spares the heads that miss, and by the finished output, rounding
+    With a tolerance, heads are judged twice: by the strips alone before anything else is computed,
+    which spares the heads that miss, and by the finished output, rounding and its heaviest rows
     included.
     """
     sample, early = None, None
@@ -45,6 +45,7 @@ def computed(
         return results(inputs, target, out, lse)
 
     with clock("estimate"):
+        sample = sample.with_heavy_rows(inputs, target, wanted.threads)
         verdict = sample.verdict(sample.of(target))
     strips_error = verdict.error
     if early is not None:
@@ -56,7 +57,8 @@ def computed(
     if not return_report:
         return results(inputs, target, out, lse)
     with clock("estimate"):
-        logits = deviation(inputs, plan, wanted.certify, wanted.threads)
+        rows = None if wanted.certify else sample.rows
+        logits = deviation(inputs, plan, rows, wanted.threads)
     report = account(inputs, plan, sample, verdict, strips_error, logits, forward, wanted, clock)
     return results(inputs, target, out, lse, report)
 

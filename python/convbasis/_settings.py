@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ class ConvSettings:
     """Checked settings of one call."""
 
     bases: tuple[ConvBasis, ...] | None  # one a triangle; None = recover them
+    scale: float  # as asked for, else that of the bases, else 1 / sqrt(d)
     options: RecoverOptions
     tol: float | None
     on_miss: str
@@ -33,6 +35,7 @@ def conv_settings(
     key: np.ndarray,
     value: np.ndarray,
     *,
+    scale: object,
     basis: object,
     options: object,
     tol: object,
@@ -55,6 +58,7 @@ def conv_settings(
             NotImplementedError,
         )
     bases = given_basis(basis, query, key, inputs.is_causal)
+    common = inputs.scale if bases is None else scale_of(bases, inputs, scale)
     if bases is not None and options is not None:
         raise _validate.wrong(
             NAME, "options", "is given together with basis", "one of the two", "both"
@@ -82,7 +86,7 @@ def conv_settings(
             "return_report=False",
         )
     threads = _validate.threads(NAME, num_threads)
-    return ConvSettings(bases, options, tol, on_miss, check_finite, certify, threads)
+    return ConvSettings(bases, common, options, tol, on_miss, check_finite, certify, threads)
 
 
 def given_basis(
@@ -113,3 +117,25 @@ def given_basis(
     for one in bases:
         _basis_rules.belongs(NAME, "basis", one, query, key.shape[-2])
     return tuple(bases)
+
+
+def scale_of(bases: tuple[ConvBasis, ...], inputs: AttentionInputs, scale: object) -> float:
+    """The one scale of the whole call: strips, sample rows and exact heads must not disagree.
+
+    Scales that differ by rounding in the computing type count as the same.
+    """
+    common = None if scale is None else inputs.scale
+    for basis in bases:
+        if basis.scale is None:
+            continue
+        if common is None:
+            common = basis.scale
+        elif not math.isclose(common, basis.scale, rel_tol=8 * float(np.finfo(basis.dtype).eps)):
+            raise _validate.wrong(
+                NAME,
+                "basis",
+                "differs in scale from the other" if scale is None else "differs in scale",
+                f"a basis recovered with scale {common:.9g}",
+                f"one recovered with {basis.scale:.9g}",
+            )
+    return inputs.scale if common is None else common

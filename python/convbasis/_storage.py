@@ -15,15 +15,17 @@ from ._validate import wrong
 FORMAT = "convbasis.ConvBasis"
 VERSION = 1
 FIELDS = ("starts", "num_bases", "kernels", "num_columns", "complete")
+OPTIONAL = ("scale",)  # absent when not known, and unread by programs that do not know it
 
 
 def save(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
-    """Write to a file beside `path`, then put it in its place in one step."""
+    """Write to a file beside `path`, then put it in its place in one step; None is left out."""
+    known = {name: array for name, array in arrays.items() if array is not None}
     path = os.fspath(path)
     unfinished = f"{path}.{secrets.token_hex(8)}.part"
     try:
         with open(unfinished, "xb") as file:
-            np.savez(file, format=FORMAT, version=VERSION, **arrays)
+            np.savez(file, format=FORMAT, version=VERSION, **known)
         os.replace(unfinished, path)
     except BaseException:
         if os.path.exists(unfinished):
@@ -62,4 +64,5 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
             int(content["version"]),
         )
     arrays = {name: content[name] for name in FIELDS}
+    arrays.update({name: content[name][()] for name in OPTIONAL if name in content})
     return {**arrays, "num_columns": int(arrays["num_columns"])}

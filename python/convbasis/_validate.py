@@ -20,6 +20,9 @@ from . import _core
 #: Work that NumPy may spend to decide whether two interleaved arrays share an element.
 OVERLAP_EFFORT = 100_000
 
+#: Most threads that may be asked for: more is a mistake, and would exhaust the machine.
+MOST_THREADS = 1024
+
 
 def wrong(
     function: str,
@@ -199,9 +202,13 @@ def integer(function: str, name: str, value: object, *, minimum: int) -> int:
 def number(function: str, name: str, value: object) -> float:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise wrong(function, name, "is not a number", "a float", repr(value), TypeError)
-    if not math.isfinite(value):
-        raise wrong(function, name, "is not finite", "a finite number", value)
-    return float(value)
+    try:
+        result = float(value)
+    except OverflowError:  # an integer or a fraction beyond float64
+        result = math.inf
+    if not math.isfinite(result):
+        raise wrong(function, name, "is not finite", "a finite number", result)
+    return result
 
 
 def choice(function: str, name: str, value: object, choices: Sequence[str]) -> str:
@@ -210,8 +217,19 @@ def choice(function: str, name: str, value: object, choices: Sequence[str]) -> s
     return value
 
 
-def scale_or_default(function: str, scale: object, head_dim: int) -> float:
-    return 1.0 / math.sqrt(head_dim) if scale is None else number(function, "scale", scale)
+def scale_in(function: str, scale: object, dtype: np.dtype[Any]) -> float:
+    """`scale` as a float that is finite in the computing type `dtype` too."""
+    scale = number(function, "scale", scale)
+    largest = float(np.finfo(dtype).max)
+    if abs(scale) > largest:
+        raise wrong(function, "scale", f"overflows {dtype}", f"at most {largest:.4g}", scale)
+    return scale
+
+
+def scale_or_default(function: str, scale: object, query: np.ndarray) -> float:
+    if scale is None:
+        return 1.0 / math.sqrt(query.shape[-1])
+    return scale_in(function, scale, compute_dtype(query.dtype))
 
 
 def tolerance(function: str, tol: object) -> float | None:
@@ -225,11 +243,13 @@ def tolerance(function: str, tol: object) -> float | None:
 
 def threads(function: str, num_threads: object) -> int:
     """The number of threads asked for; None is all cores this process may use."""
-    if num_threads is not None:
-        return integer(function, "num_threads", num_threads, minimum=1)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    if num_threads is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        return min(cores or 1, MOST_THREADS)
+    count = integer(function, "num_threads", num_threads, minimum=1)
+    if count > MOST_THREADS:
+        raise wrong(function, "num_threads", "is too large", f"at most {MOST_THREADS}", count)
+    return count
 
 
 def output(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,8 @@ def conv_attention(
         Query i sees keys 0..i (top-left aligned). The default is False, as in torch; the upper
         triangle then has a basis of its own.
     scale : float, optional
-        Of the products ``q . k``; default ``1 / sqrt(d)``.
+        Of the products ``q . k``; default ``1 / sqrt(d)``, or what a given `basis` remembers. It
+        counts for sample rows and exact heads too, so a `basis` of another scale is an error.
     enable_gqa : bool
         Key and value may have fewer heads (third dimension from the end); query head h uses
         key head ``h // (heads / kv_heads)``.
@@ -103,10 +105,17 @@ def conv_attention(
     Notes
     -----
     Recovery O(n T d + k n d), then O(n d_v log L + k n d_v) in blocks of L rows; memory
-    O(k n + n d). The estimate computes 128 rows exactly, the same ones for equal n, so results
-    can be repeated. ``max|Y - Y~| <= 2 (exp(dev) - 1) max|V|`` where the logits deviate by at
+    O(k n + n d). ``max|Y - Y~| <= 2 (exp(dev) - 1) max|V|`` where the logits deviate by at
     most dev. Results do not depend on the number of threads, and with a given basis an output
     row does not depend on later value rows, bit for bit.
+
+    The estimate behind `tol` computes 224 rows of each head exactly: the first 32 and the last,
+    159 drawn from between, more densely near the start, and the 32 heaviest of the output (all
+    rows up to n = 256). Heads have different rows, the same ones in every call of equal size, so
+    results can be repeated. **What `tol` cannot see:** wrong rows that are fewer than about one in
+    fifty, and neither early nor heavy in the output, may all escape the sample, whatever the
+    interval says; ``Report.unseen_share`` is the relative error they could make up. Where that is
+    too much, compare with `exact_attention`, or bound the error with `certify`.
 
     Source: Conv-Basis (arXiv 2405.05219), Algorithm 1 and the theorem on attention inference.
 
@@ -129,6 +138,7 @@ def conv_attention(
         query,
         key,
         value,
+        scale=scale,
         basis=basis,
         options=options,
         tol=tol,
@@ -145,7 +155,7 @@ def conv_attention(
         with clock("check"):
             _validate.finite(name, inputs.named(), wanted.threads)
 
-    inputs = inputs.without_unseen_keys()
+    inputs = replace(inputs.without_unseen_keys(), scale=wanted.scale)
     plan = make_plan(name, inputs, wanted, clock)
     return computed(inputs, plan, wanted, out, return_lse, return_report, clock)
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _basis_rules, _core, _layout, _storage, _validate
-from .estimate import stratified_rows
+from .estimate import equal_strata, stratified_rows
 
 
 class Strips(NamedTuple):
@@ -41,6 +41,9 @@ class ConvBasis:
         Key columns, at most n; default n.
     complete : array_like of bool, shape (...)
         False for a head that was truncated: its data shows more strips.
+    scale : float, optional
+        Of the products ``q . k`` that the matrices stand for, where they are logits:
+        `recover_basis` remembers it here. Default None: not known.
 
     Raises
     ------
@@ -63,7 +66,7 @@ class ConvBasis:
            [3., 2., 9.]])
     """
 
-    __slots__ = ("_complete", "_kernels", "_num_bases", "_num_columns", "_starts")
+    __slots__ = ("_complete", "_kernels", "_num_bases", "_num_columns", "_scale", "_starts")
 
     def __init__(
         self,
@@ -73,6 +76,7 @@ class ConvBasis:
         *,
         num_columns: int | None = None,
         complete: Any = True,
+        scale: float | None = None,
     ) -> None:
         kernels = _validate.float_array("ConvBasis", "kernels", kernels, min_ndim=2)
         if num_columns is None:
@@ -81,14 +85,11 @@ class ConvBasis:
         complete = np.array(complete)
         if complete.ndim == 0:
             complete = np.full(num_bases.shape, complete)
-        self._fill(
-            _basis_rules.integers("starts", starts),
-            num_bases,
-            kernels.copy(),
-            num_columns,
-            complete,
-        )
-        _basis_rules.check(self._starts, num_bases, kernels, num_columns, complete)
+        starts = _basis_rules.integers("starts", starts)
+        _basis_rules.check(starts, num_bases, kernels, num_columns, complete)
+        if scale is not None:
+            scale = _validate.scale_in("ConvBasis", scale, kernels.dtype)
+        self._fill(starts, num_bases, kernels.copy(), num_columns, complete, scale)
 
     def _fill(
         self,
@@ -97,14 +98,21 @@ class ConvBasis:
         kernels: np.ndarray,
         num_columns: int,
         complete: np.ndarray,
+        scale: float | None,
     ) -> None:
         self._starts, self._num_bases, self._kernels = starts, num_bases, kernels
-        self._num_columns, self._complete = num_columns, complete
+        self._num_columns, self._complete, self._scale = num_columns, complete, scale
         for array in (starts, num_bases, kernels, complete):
             array.flags.writeable = False
 
     @classmethod
-    def of_strips(cls, strips: Strips, lead: tuple[int, ...], complete: np.ndarray) -> ConvBasis:
+    def of_strips(
+        cls,
+        strips: Strips,
+        lead: tuple[int, ...],
+        complete: np.ndarray,
+        scale: float | None = None,
+    ) -> ConvBasis:
         """A basis that owns arrays made by this package, which are right by construction."""
         n, k = strips.kernels.shape[3], strips.kernels.shape[2]
         basis = object.__new__(cls)
@@ -114,6 +122,7 @@ class ConvBasis:
             strips.kernels.reshape((*lead, k, n)),
             strips.num_columns,
             complete.reshape(lead),
+            scale,
         )
         return basis
 
@@ -150,6 +159,11 @@ class ConvBasis:
     def complete(self) -> Any:
         """Whether all strips that the data shows are there, (...) bool; a bool for one matrix."""
         return self._complete if self._complete.ndim else bool(self._complete)
+
+    @property
+    def scale(self) -> float | None:
+        """Of the products ``q . k`` in these logits; None where it is not known."""
+        return self._scale
 
     @property
     def lead(self) -> tuple[int, ...]:
@@ -230,6 +244,7 @@ class ConvBasis:
             kernels,
             self._num_columns,
             self._complete.copy(),
+            None,
         )
         return result
 
@@ -258,10 +273,10 @@ class ConvBasis:
         self,
         query: np.ndarray,
         key: np.ndarray,
+        samples: int | None = None,
         *,
         scale: float | None = None,
         enable_gqa: bool = False,
-        samples: int | None = None,
         rng: np.random.Generator | None = None,
         num_threads: int | None = None,
     ) -> Any:
@@ -273,11 +288,14 @@ class ConvBasis:
         Parameters
         ----------
         query, key : ndarray, shapes (..., n, d) and (..., n_kv, d)
-        scale, enable_gqa, num_threads
-            As in `recover_basis`.
         samples : int, optional
             Measure this many rows only, one from each stratum: a lower estimate. Default: every
             row, the true value.
+        scale : float, optional
+            Of the products ``q . k``, whatever the basis remembers. Default: the `scale` of the
+            basis, and ``1 / sqrt(d)`` where that is not known.
+        enable_gqa, num_threads
+            As in `recover_basis`.
         rng : numpy.random.Generator, optional
             Source of the sample; default: a fixed seed.
 
@@ -301,15 +319,17 @@ class ConvBasis:
         enable_gqa = _validate.flag(name, "enable_gqa", enable_gqa)
         _validate.attention_shapes(name, query, key, None, enable_gqa)
         _basis_rules.belongs(name, "query", self, query, key.shape[-2])
-        scale = _validate.scale_or_default(name, scale, query.shape[-1])
         if samples is not None:
             samples = _validate.integer(name, "samples", samples, minimum=1)
+        if scale is None:
+            scale = self._scale
+        scale = _validate.scale_or_default(name, scale, query)
         threads = _validate.threads(name, num_threads)
         query4, key4 = _layout.operand(query), _layout.operand(key)[:, :, : self._num_columns]
         _validate.finite(name, [("query", query4), ("key", key4)], threads)
         rows = None
         if samples is not None:
-            rows = stratified_rows(query4.shape[2], samples, rng)
+            rows = stratified_rows(equal_strata(query4.shape[2], samples), rng=rng)
             rows = np.ascontiguousarray(np.broadcast_to(rows, (*query4.shape[:2], rows.size)))
         deviation = _core.logit_deviation(query4, key4, *self.strips(), rows, scale, threads)
         return deviation.reshape(self.lead)[()]
@@ -341,6 +361,7 @@ class ConvBasis:
             and np.array_equal(self._num_bases, other._num_bases)
             and np.array_equal(self._kernels, other._kernels)
             and np.array_equal(self._complete, other._complete)
+            and self._scale == other._scale
         )
 
     __hash__ = None  # type: ignore[assignment]
@@ -356,6 +377,7 @@ class ConvBasis:
             "kernels": self._kernels,
             "num_columns": self._num_columns,
             "complete": self._complete,
+            "scale": self._scale,
         }
 
     def __repr__(self) -> str:

@@ -11,6 +11,10 @@ from . import _core, _layout, _validate
 from .basis import ConvBasis, Strips
 
 
+#: Windows beyond this would not fit in a float; where noise is excluded any more is the same.
+FLOAT_WINDOW = 2**1000
+
+
 @dataclass(frozen=True)
 class RecoverOptions:
     """How strips are looked for.
@@ -19,7 +23,8 @@ class RecoverOptions:
     ----------
     num_bases : int, optional
         Most strips a head may have, the paper's k; a head whose data shows more is truncated.
-        Default: as many as the data shows, up to the number from which exact attention is cheaper.
+        Default: as many as the data shows, up to the number from which exact attention is cheaper
+        (`recover_basis`, which sees no values, takes the head_dim for their dimension).
         From the number of candidate columns on (``n`` with ``window=1``), every column is a strip
         of its own, which is exact attention.
     window : int
@@ -58,17 +63,18 @@ class RecoverOptions:
         name = "RecoverOptions"
         if self.num_bases is not None:
             _validate.integer(name, "num_bases", self.num_bases, minimum=1)
-        _validate.integer(name, "window", self.window, minimum=1)
+        window = _validate.integer(name, "window", self.window, minimum=1)
         if _validate.number(name, "delta", self.delta) < 0.0:
             raise _validate.wrong(name, "delta", "is negative", "at least 0", self.delta)
         if _validate.number(name, "epsilon", self.epsilon) < 0.0:
             raise _validate.wrong(name, "epsilon", "is negative", "at least 0", self.epsilon)
-        if self.epsilon > self.delta / (5 * self.window):
+        most = float(self.delta) / (5 * min(window, FLOAT_WINDOW))
+        if self.epsilon > most:
             raise _validate.wrong(
                 name,
                 "epsilon",
                 "is too large to tell strips apart",
-                f"at most delta / (5 * window) = {self.delta / (5 * self.window):g}",
+                f"at most delta / (5 * window) = {most:g}",
                 self.epsilon,
             )
         _validate.choice(name, "search", self.search, ("scan", "bisect"))
@@ -83,19 +89,33 @@ class Starts(NamedTuple):
 
 
 def find_starts(
-    query: np.ndarray, key: np.ndarray, scale: float, options: RecoverOptions, threads: int
+    query: np.ndarray,
+    key: np.ndarray,
+    value_dim: int,
+    scale: float,
+    options: RecoverOptions,
+    threads: int,
 ) -> Starts:
-    """Starts of the strips of 4-D `query` and `key`, at most as many as `options` allow."""
+    """Starts of the strips of 4-D `query` and `key`, at most as many as `options` allow.
+
+    With a free number of strips `value_dim` decides from how many on exact attention is cheaper.
+
+    A window longer than the sequence is the sequence, for the threshold too, and more strips than
+    rows are every column; so both are cut to n, whatever integers they are.
+    """
+    most = max(query.shape[2], 1)
+    num_bases = None if options.num_bases is None else min(int(options.num_bases), most)
     return Starts(
         *_core.recover_starts(
             query,
             key,
             scale,
-            options.num_bases,
-            options.window,
-            options.delta,
-            options.epsilon,
+            num_bases,
+            min(int(options.window), most),
+            float(options.delta),
+            float(options.epsilon),
             options.search == "bisect",
+            value_dim,
             threads,
         )
     )
@@ -141,7 +161,7 @@ def recover_basis(
     key : ndarray, shape (..., n_kv, d)
         Same dtype. Keys past the last query row are seen by no query and not looked at.
     scale : float, optional
-        Default ``1 / sqrt(d)``.
+        Default ``1 / sqrt(d)``. The basis remembers it, see ``ConvBasis.scale``.
     enable_gqa : bool
         Query head h uses key head ``h // (heads / kv_heads)``.
     options : RecoverOptions, optional
@@ -180,17 +200,17 @@ def recover_basis(
     _validate.same_dtype(name, "key", key, "query", query.dtype)
     enable_gqa = _validate.flag(name, "enable_gqa", enable_gqa)
     _validate.attention_shapes(name, query, key, None, enable_gqa)
-    scale = _validate.scale_or_default(name, scale, query.shape[-1])
+    scale = _validate.scale_or_default(name, scale, query)
     options = recover_options(name, options)
     threads = _validate.threads(name, num_threads)
     query4, key4 = _layout.operand(query), _layout.operand(key)
     key4 = key4[:, :, : query4.shape[2]]
     _validate.finite(name, [("query", query4), ("key", key4)], threads)
 
-    found = find_starts(query4, key4, scale, options, threads)
+    found = find_starts(query4, key4, query.shape[-1], scale, options, threads)
     strips = form_strips(query4, key4, found, np.ones_like(found.complete), scale, threads)
     finite_logits(name, strips.kernels, threads)
-    return ConvBasis.of_strips(strips, query.shape[:-2], found.complete)
+    return ConvBasis.of_strips(strips, query.shape[:-2], found.complete, scale)
 
 
 def recover_options(function: str, options: object) -> RecoverOptions:

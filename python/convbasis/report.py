@@ -54,8 +54,9 @@ class Report:
     method : str
         ``"conv_basis"``, or ``"exact"`` when every head was computed exactly.
     num_bases : array of int
-        Strips of each head; 0 for a head given up before its strips were built. Both triangles
-        together when not causal.
+        Strips that the search found in each head, both triangles together when not causal. For a
+        head given up because it shows more than pay, what was found when the search stopped at
+        its cap; `complete` is False then, and no strips were built.
     complete : array of bool
         False where the data shows more strips than `num_bases`.
     logit_deviation : array of float
@@ -68,6 +69,13 @@ class Report:
         Estimate of ``||Y - Y~||_F / ||Y||_F``.
     error_interval : array of float, shape (..., 2)
         Where that error is expected in 95 of 100 cases; a head misses when its end exceeds `tol`.
+        It describes errors that the measured rows show: see `unseen_share`.
+    unseen_share : array of float
+        The blind spot of `error_interval`: the relative error that could hide in rows that were
+        not measured. With m rows drawn, errors in fewer than ``3 / m`` of the rows (about one in
+        fifty), neither early nor heavy, may all be missed, and the interval can then be a point at
+        0 and wrong. This is the root of the share of ``||Y~||^2`` that so many rows have. 0 when
+        every row was measured.
     strips_error : array of float
         The estimate for the strips alone, which decided about the heads recomputed; NaN for heads
         without strips.
@@ -82,12 +90,13 @@ class Report:
     certified : bool
         Whether `logit_deviation` covers every entry.
     sample_rows : int
-        Rows computed exactly for the estimate.
+        Rows of each head computed exactly for the estimate.
     tol, on_miss
         As given.
     seconds : dict
-        Wall-clock seconds per stage. Those inside the core (``exp``, ``products``, ...) are
-        summed over its workers; ``total`` is the call.
+        Wall-clock seconds per stage; ``total`` is the call. Those inside the core (``exp``,
+        ``products``, ...) are summed over heads, not over workers: of heads that run side by side
+        each counts, so that they may add up to more than ``attend``.
     backend : str
         Where it ran, ``"cpu"``.
     block_lengths : tuple of int
@@ -101,6 +110,7 @@ class Report:
     error_bound: Any
     error_estimate: Any
     error_interval: Any
+    unseen_share: Any
     strips_error: Any
     heads_exact: int
     exact_mask: Any
@@ -141,8 +151,8 @@ class Report:
             f"{self.heads_exact} of {np.size(self.exact_mask)} heads exact; {tol}; "
             f"{self.sample_rows} sampled rows; {kind}.",
             "",
-            "| head | strips | complete | computed | error | interval | bound | rows direct |",
-            "|---|---|---|---|---|---|---|---|",
+            "| head | strips | complete | computed | error | interval | unseen | bound | rows direct |",
+            "|---|---|---|---|---|---|---|---|---|",
         ]
         for head in np.ndindex(np.shape(self.exact_mask)):
             low, high = np.asarray(self.error_interval)[head]
@@ -153,6 +163,7 @@ class Report:
                 "exactly" if np.asarray(self.exact_mask)[head] else "by strips",
                 f"{np.asarray(self.error_estimate)[head]:.2e}",
                 f"{low:.2e} to {high:.2e}",
+                f"{np.asarray(self.unseen_share)[head]:.2e}",
                 f"{np.asarray(self.error_bound)[head]:.2e}",
                 str(np.asarray(self.rows_exact)[head]),
             ]

@@ -5,6 +5,7 @@
 
 #include "check.h"
 #include "convbasis/attention.h"
+#include "convbasis/error.h"
 
 using namespace convbasis;
 
@@ -184,6 +185,20 @@ TEST(huge_logits_do_not_overflow) {
     problem.run({{}, is_causal});
     problem.check_all({{}, is_causal});
   }
+}
+
+TEST(values_near_the_largest_number_do_not_overflow) {
+  for (const bool is_causal : {false, true}) {
+    Problem<float> problem({1, 2, 1, 20, 300, 4, 3});
+    for (float& value : problem.value.data) value = std::copysign(3e38F, value);
+    problem.run({{}, is_causal});
+    problem.check_all({{}, is_causal});
+  }
+}
+
+TEST(logits_that_overflow_are_refused) {
+  Problem<float> problem({1, 1, 1, 3, 3, 4, 3}, Layout::packed, 1e25);
+  CHECK_THROWS(problem.run({}), InvalidArgument, "overflow");
 }
 
 TEST(exact_attention_computes_the_listed_heads_alone) {

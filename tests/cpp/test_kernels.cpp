@@ -183,7 +183,8 @@ TEST(distances_and_squares_match_plain_sums) {
     const double tolerance = 35 * kEps<T>;
     const auto compare = [&](const T* x, index_t n) {
       if (n == 0) {
-        CHECK(simd.sum_of_squares(x, 0) == 0 && simd.l1_distance(x, x, 0) == 0);
+        CHECK(simd.norm(x, 0) == 0 && simd.max_magnitude(x, 0) == 0 &&
+              simd.l1_distance(x, x, 0) == 0);
         CHECK(simd.max_distance(x, x, 0) == 0);
         return;
       }
@@ -196,12 +197,37 @@ TEST(distances_and_squares_match_plain_sums) {
         l1.add(distance, T(1));
         largest = std::max(largest, distance);
       }
-      CHECK_NEAR(squares.error(simd.sum_of_squares(x, n)), 0.0, tolerance);
+      const double norm = simd.norm(x, n);
+      CHECK_NEAR(squares.error(norm * norm), 0.0, tolerance);
       CHECK_NEAR(l1.error(simd.l1_distance(x, y.data(), n)), 0.0, tolerance);
       CHECK(simd.max_distance(x, y.data(), n) == largest);
     };
     for_each_vector<T>(41, compare);
     compare(random_numbers<T>(3001, 42).data(), 3001);  // several runs
+  });
+}
+
+TEST(norm_and_magnitude_are_right_at_every_scale) {
+  for_each_build([]<class T>(const Kernels<T>& simd, T) {
+    using Limits = std::numeric_limits<T>;
+    for_each_vector<T>(45, [&](T* x, index_t n) {
+      if (n == 0) return;
+      const double norm = simd.norm(x, n);
+      T largest = 0;
+      for (index_t i = 0; i < n; ++i) {
+        largest = std::max(largest, std::abs(x[i]));
+        x[i] = std::ldexp(x[i], Limits::min_exponent + 12);  // exact; the squares underflow
+      }
+      CHECK(norm > 0 && simd.norm(x, n) == std::ldexp(norm, Limits::min_exponent + 12));
+      CHECK(simd.max_magnitude(x, n) == std::ldexp(largest, Limits::min_exponent + 12));
+      const int up = Limits::max_exponent - Limits::min_exponent - 24;
+      for (index_t i = 0; i < n; ++i) x[i] = -std::ldexp(x[i], up);  // the squares overflow
+      CHECK(simd.norm(x, n) == std::ldexp(norm, Limits::max_exponent - 12));
+      CHECK(simd.max_magnitude(x, n) == std::ldexp(largest, Limits::max_exponent - 12));
+    });
+    const std::vector<T> tiny(5, Limits::denorm_min());  // the result is a double of whole units
+    const double rounding = sizeof(T) == 4 ? 5 * kEps<T> : 0.5;
+    CHECK_NEAR(simd.norm(tiny.data(), 5) / Limits::denorm_min(), std::sqrt(5.0), rounding);
   });
 }
 

@@ -183,6 +183,26 @@ TEST(interrupt_stops_loops_inside_items) {
   }
 }
 
+TEST(an_interrupt_that_throws_ends_the_call) {
+  struct Thrower : Interrupt {
+    bool requested() override { throw std::logic_error("from the question"); }
+  } thrower;
+  for (const int threads : {1, 2}) {
+    std::atomic<int> running{0}, ran{0};
+    CHECK_THROWS(parallel_for({threads, &thrower}, kItems,
+                              [&](index_t, int) {
+                                ++running;
+                                ++ran;
+                                work_a_millisecond();
+                                --running;
+                              }),
+                 std::logic_error, "from the question");
+    CHECK(running.load() == 0);  // nobody still works on what the caller has left
+    CHECK(ran.load() < kTooMany);
+    CHECK(sum_of_items(threads, 10) == 55);
+  }
+}
+
 TEST(interrupt_that_does_not_ask_to_stop_changes_nothing) {
   struct Never : Interrupt {
     bool requested() override {

@@ -139,23 +139,24 @@ std::vector<Strips<T>> strips_of_every_shape() {
 }  // namespace
 
 TEST(forced_schedules_match_dense_products) {
-  const auto check = []<class T>(T) {
+  // Every shape meets every schedule, in float or in double, which saves half of the time.
+  const auto check = []<class T>(T, std::size_t turn) {
     const index_t lanes = kernels<T>().lanes;
     std::vector<Strips<T>> all = strips_of_every_shape<T>();
     all.emplace_back(301, 300, std::vector<index_t>{2, 17, 160});
     for (const Strips<T>& strips : all) {
-      const index_t channels = strips.layout.rows == 301 ? 3 * lanes : lanes;
+      const index_t channels = strips.layout.rows == 301 ? 2 * lanes : lanes;
       for (const bool transpose : {false, true}) {
         const index_t inputs = transpose ? strips.layout.rows : strips.layout.columns;
         const std::vector<T> x = random_numbers<T>(inputs * channels, 3);
         const Dense dense(strips, transpose, x, channels);
-        for (const Schedule& schedule : schedules())
-          dense.check(multiply(strips, schedule, transpose, x, channels));
+        for (std::size_t s = turn++ % 2; s < schedules().size(); s += 2)
+          dense.check(multiply(strips, schedules()[s], transpose, x, channels));
       }
     }
   };
-  check(float());
-  check(double());
+  check(float(), 0);
+  check(double(), 1);
 }
 
 TEST(no_strip_gives_zeros) {
@@ -171,7 +172,9 @@ TEST(no_strip_gives_zeros) {
 
 TEST(the_transpose_is_the_adjoint) {
   const index_t lanes = kernels<double>().lanes;
-  for (const Strips<double>& strips : strips_of_every_shape<double>()) {
+  for (const Strips<double>& strips :
+       {Strips<double>(130, 130, {5}), Strips<double>(130, 100, {0, 64, 65, 99}),
+        Strips<double>(97, 97, {0, 1, 2, 3, 31, 32}), Strips<double>(150, 1, {0})}) {
     for (const Schedule& schedule : schedules()) {
       const std::vector<double> x = random_numbers<double>(strips.layout.columns * lanes, 5),
                                 y = random_numbers<double>(strips.layout.rows * lanes, 6);
@@ -192,12 +195,12 @@ TEST(the_transpose_is_the_adjoint) {
 
 TEST(the_future_does_not_touch_the_past_bitwise) {
   const index_t lanes = kernels<float>().lanes;
-  const Strips<float> strips(257, 257, {0, 3, 64, 100, 199});
+  const Strips<float> strips(193, 193, {0, 3, 64, 100, 170});
   for (const Schedule& schedule : schedules()) {
     for (const bool transpose : {false, true}) {
-      const std::vector<float> x = random_numbers<float>(257 * lanes, 7);
+      const std::vector<float> x = random_numbers<float>(193 * lanes, 7);
       const std::vector<float> y = multiply(strips, schedule, transpose, x, lanes);
-      for (const index_t change : {1, 8, 63, 64, 65, 128, 191, 256}) {
+      for (const index_t change : {1, 64, 65, 192}) {
         // A x at row i depends on x up to i, A^T x on x from i on.
         std::vector<float> other = x;
         const auto at = static_cast<std::size_t>(change * lanes);
@@ -216,10 +219,10 @@ TEST(the_future_does_not_touch_the_past_bitwise) {
 
 TEST(threads_do_not_change_a_bit) {
   const index_t lanes = kernels<float>().lanes;
-  const Strips<float> strips(301, 280, {0, 3, 64, 100, 199});
+  const Strips<float> strips(193, 180, {0, 3, 64, 100, 170});
   for (const Schedule& schedule : schedules())
     for (const bool transpose : {false, true}) {
-      const std::vector<float> x = random_numbers<float>(301 * lanes, 8);
+      const std::vector<float> x = random_numbers<float>(193 * lanes, 8);
       const std::vector<float> once = multiply(strips, schedule, transpose, x, lanes, 1);
       for (const int threads : {2, 5})
         CHECK(multiply(strips, schedule, transpose, x, lanes, threads) == once);
@@ -275,7 +278,7 @@ void check_conv_matmul(index_t n, index_t columns, index_t channels, bool transp
 
 TEST(conv_matmul_matches_dense_products) {
   for (const bool transpose : {false, true}) {
-    for (const index_t n : {0, 1, 2, 3, 5, 7, 16, 33, 65, 128, 300}) {
+    for (const index_t n : {0, 1, 2, 3, 5, 7, 16, 33, 65, 130}) {
       for (const index_t channels : {1, 3, 16}) {
         check_conv_matmul<float>(n, n, channels, transpose);
         check_conv_matmul<double>(n, n / 2, channels, transpose);

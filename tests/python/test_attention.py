@@ -134,8 +134,29 @@ def test_heavy_logits_keep_every_row(row_error):
     )
     want, _ = reference.attention(*arrays, is_causal=True, scale=problem.scale)
     assert row_error(out, want) <= 1e-4
-    assert 0 <= report.rows_exact <= 1024
-    assert report.rounding_bound >= 0.0
+    assert report.rounding_bound <= 2.5e-5
+
+
+@pytest.mark.parametrize("factor", [1e-25, 1.0, 1e25])
+def test_rows_that_transforms_would_spoil_are_summed_directly(factor, row_error):
+    """Logits of standard deviation 8 reach over weights of more than e^50; so does the rounding."""
+    n, k, rng = 1024, 4, np.random.default_rng(0)
+    starts = np.arange(k) * n // k
+    kernels = (8.0 * rng.normal(size=(k, n))).astype(np.float32)
+    kernels[np.arange(n) >= (n - starts)[:, None]] = 0.0
+    basis = cb.ConvBasis(starts, k, kernels)
+    value = (factor * rng.normal(size=(n, 16))).astype(np.float32)
+    unused = np.zeros((n, 4), np.float32)
+    out, report = cb.conv_attention(
+        unused, unused, value, is_causal=True, basis=basis, return_report=True
+    )
+    logits = np.where(np.tri(n, dtype=bool), basis.to_dense().astype(np.float64), -np.inf)
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    want = (weights @ value.astype(np.float64)) / weights.sum(axis=1, keepdims=True)
+    assert 0 < report.rows_exact < n // 2
+    assert 0 < report.rounding_bound <= 2.5e-5
+    # The bound is of the transforms alone; exponentials and sums add some eps of their own.
+    assert row_error(out, want) <= 4 * report.rounding_bound + 50 * np.finfo(np.float32).eps
 
 
 def test_columns_without_logits_weigh_one(row_error):
@@ -223,9 +244,9 @@ def test_with_free_k_any_input_is_right(n, is_causal, qkv, row_error):
 def test_heads_that_show_more_than_pays_are_computed_exactly(row_error, monkeypatch):
     query, key, value = mixed_heads()
 
-    def at_most_four(query, key, scale, options, threads):
+    def at_most_four(query, key, value_dim, scale, options, threads):
         capped = dataclasses.replace(options, num_bases=4)
-        return find_starts(query, key, scale, capped, threads)
+        return find_starts(query, key, value_dim, scale, capped, threads)
 
     monkeypatch.setattr(cb._plan, "find_starts", at_most_four)
     out, report = cb.conv_attention(query, key, value, is_causal=True, return_report=True)
@@ -336,3 +357,22 @@ def test_the_number_of_strips_is_as_the_data_shows():
         basis = cb.recover_basis(problem.query, problem.key, scale=problem.scale)
         assert basis.num_bases == num_bases
         assert basis.complete
+
+
+@pytest.mark.parametrize("value_dim", [1, 64])
+def test_the_cap_on_free_k_knows_the_value_dim(value_dim):
+    """Wide values make strips dearer or cheaper: random logits stop at the cap, which tells it."""
+    rng = np.random.default_rng(0)
+    query, key = rng.normal(size=(2, 400, 8))
+    value = rng.normal(size=(400, value_dim))
+    _, report = cb.conv_attention(query, key, value, is_causal=True, return_report=True)
+    assert report.num_bases == cb._core.break_even(400, 8, value_dim)
+    assert report.num_bases > 0
+    assert not report.complete
+    assert report.method == "exact"
+
+
+def test_the_cap_of_recover_basis_takes_head_dim_for_value_dim():
+    rng = np.random.default_rng(0)
+    query, key = rng.normal(size=(2, 400, 8))
+    assert cb.recover_basis(query, key).num_bases == cb._core.break_even(400, 8, 8)

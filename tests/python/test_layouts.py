@@ -141,6 +141,44 @@ def test_sequences_of_length_0_and_1(function, is_causal, qkv):
     np.testing.assert_allclose(lse, (query * key).sum(-1) / np.sqrt(8), rtol=1e-14)
 
 
+@pytest.mark.parametrize("how", LAYOUTS)
+@pytest.mark.parametrize("shape", [(0, 4), (1, 4), (2, 3, 0, 4), (0, 3, 5, 4), (1, 1, 1, 1)])
+def test_any_layout_of_nothing_and_of_one(how, shape):
+    """Addresses and strides that are no whole elements, where there may be no element at all."""
+    four = (1, 1, 1, 1, *shape)[-4:]
+
+    def moved(entries):
+        return rearranged(np.full(four, entries), how).reshape(shape)
+
+    query, key, value = moved(0.5), moved(0.25), moved(3.0)
+    for is_causal in (True, False):
+        for function in FUNCTIONS:
+            out = rearranged(np.zeros(four), how)
+            out = out[(0,) * (4 - len(shape))]
+            assert function(query, key, value, is_causal=is_causal, out=out) is out
+            np.testing.assert_array_equal(out, value)
+    basis = cb.recover_basis(query, key)
+    np.testing.assert_allclose(basis.residual(query, key), np.zeros(shape[:-2]), atol=1e-15)
+    np.testing.assert_allclose(basis.residual(query, key, 3), np.zeros(shape[:-2]), atol=1e-15)
+    np.testing.assert_allclose(
+        cb.conv_matmul(basis, value), basis.to_dense() @ np.asarray(value), rtol=1e-14
+    )
+    want = np.cumsum(0.5 * value, axis=-2)
+    np.testing.assert_allclose(cb.toeplitz_matmul(query[..., 0], value), want, rtol=1e-14)
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_bases_of_length_0_and_1(n, tmp_path):
+    basis = cb.decompose(np.full((n, n), 2.0))
+    assert basis.num_bases == n
+    np.testing.assert_array_equal(basis.row_sums(), np.full(n, 2.0))
+    np.testing.assert_array_equal(basis.exp().to_dense(), np.exp(basis.to_dense()))
+    np.testing.assert_array_equal(basis.differences, np.full((n, n), 2.0))
+    np.testing.assert_array_equal(cb.conv_matmul(basis, np.full(n, 3.0), transpose=True), 6.0)
+    basis.save(tmp_path / "basis")
+    assert cb.ConvBasis.load(tmp_path / "basis") == basis
+
+
 def test_reports_of_length_0(qkv):
     _, report = conv(*qkv(0), is_causal=True, tol=0.1, return_report=True, certify=True)
     np.testing.assert_array_equal(report.error_estimate, np.zeros((2, 3)))

@@ -92,6 +92,7 @@ def test_permuted_heads_give_permuted_results(function, is_causal, qkv):
 
 
 def test_permuted_heads_give_permuted_reports():
+    """Up to the rows that are sampled, which depend on the place of a head."""
     problem = problems.conv_problem(300, 8, 3, batch=(6,), epsilon=1e-2, seed=1)
     order = np.array([3, 0, 5, 4, 1, 2])
     call = {
@@ -102,13 +103,17 @@ def test_permuted_heads_give_permuted_reports():
     }
     arrays = problem.query, problem.key, problem.value
     _, report = cb.conv_attention(*arrays, **call)
-    call["tol"] = float(np.median(report.error_interval[:, 1]))
+    ends = np.sort(report.error_interval[:, 1])
+    gap = np.argmax(ends[1:] / ends[:-1])
+    call["tol"] = float(np.sqrt(ends[gap] * ends[gap + 1]))
     out, report = cb.conv_attention(*arrays, **call)
     permuted, other = cb.conv_attention(*(a[order] for a in arrays), **call)
     assert 0 < report.heads_exact < 6
     np.testing.assert_array_equal(permuted, out[order])
-    for name in ("num_bases", "error_estimate", "error_interval", "exact_mask", "logit_deviation"):
+    for name in ("num_bases", "exact_mask"):
         np.testing.assert_array_equal(getattr(other, name), getattr(report, name)[order])
+    for name in ("error_estimate", "error_interval", "unseen_share", "logit_deviation"):
+        np.testing.assert_allclose(getattr(other, name), getattr(report, name)[order], rtol=0.25)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

@@ -150,6 +150,42 @@ def test_options_are_checked(argument, value, error):
         cb.RecoverOptions(**{argument: value})
 
 
+@pytest.mark.parametrize("huge", [2**31, 2**63 - 1, 2**63, 2**70, 10**400])
+@pytest.mark.parametrize("search", ["scan", "bisect"])
+@pytest.mark.parametrize("n", [0, 1, 40])
+def test_integers_beyond_any_machine_type(huge, search, n, qkv):
+    """More strips than rows, or a window longer than the sequence, means n of them."""
+    query, key, _ = qkv(n, lead=(2,))
+    for change in ({"num_bases": huge, "window": 1}, {"window": huge}):
+        options = cb.RecoverOptions(search=search, **change)
+        cut = {name: max(n, 1) if value == huge else value for name, value in change.items()}
+        got = cb.recover_basis(query, key, options=options)
+        want = cb.recover_basis(query, key, options=cb.RecoverOptions(search=search, **cut))
+        assert got == want
+        assert np.all(got.num_bases == (n if "num_bases" in change else min(n, 1)))
+
+
+def test_noise_and_a_window_beyond_any_machine_type():
+    with pytest.raises(ValueError, match=r"^\[RecoverOptions\] epsilon .*; expected .*; got 1e-09"):
+        cb.RecoverOptions(window=10**400, epsilon=1e-9)
+
+
+def test_the_threshold_takes_a_long_window_as_the_sequence():
+    """Column 1 is 0.04 from column 0, over 2 entries: more than delta - 2 * 3 * epsilon."""
+    query = np.ones((3, 1))
+    key = np.array([[1.0], [1.02], [1.02]])
+    for window in (1, 10, 2**70):
+        delta, epsilon = 0.045, 0.045 / 5 / window
+        basis = cb.recover_basis(
+            query,
+            key,
+            scale=1.0,
+            options=cb.RecoverOptions(window=window, delta=delta, epsilon=epsilon),
+        )
+        threshold = delta - 2 * min(window, 3) * epsilon
+        assert basis.complete == (window == 1 or threshold > 0.04)
+
+
 def test_options_at_their_limits():
     cb.RecoverOptions(epsilon=1e-2 / 80)
     cb.RecoverOptions(num_bases=np.int64(3), delta=0, window=1)

@@ -53,11 +53,12 @@ def test_the_estimate_is_near_the_truth(noisy):
     )
     true = np.linalg.norm(out - want, axis=(1, 2)) / np.linalg.norm(want, axis=(1, 2))
     assert report.certified is False
-    assert report.sample_rows == 128
+    assert report.sample_rows == 224
     np.testing.assert_allclose(report.error_estimate, true, rtol=0.5)
     assert np.all(report.error_interval[:, 0] < report.error_estimate)
     assert np.all(report.error_estimate < report.error_interval[:, 1])
     assert np.all(true <= report.error_interval[:, 1])
+    assert np.all((0 < report.unseen_share) & (report.unseen_share < 0.2))
 
 
 def test_the_estimate_is_exact_when_all_rows_are_sampled(noisy):
@@ -73,6 +74,7 @@ def test_the_estimate_is_exact_when_all_rows_are_sampled(noisy):
     np.testing.assert_allclose(report.error_estimate, true, rtol=1e-9)
     np.testing.assert_array_equal(report.error_interval[:, 0], report.error_estimate)
     np.testing.assert_array_equal(report.error_interval[:, 1], report.error_estimate)
+    np.testing.assert_array_equal(report.unseen_share, [0.0, 0.0, 0.0])
 
 
 @pytest.mark.parametrize("is_causal", [True, False])
@@ -112,6 +114,7 @@ def test_shapes_follow_the_inputs():
             "logit_deviation",
             "error_bound",
             "error_estimate",
+            "unseen_share",
             "strips_error",
             "exact_mask",
             "rows_exact",

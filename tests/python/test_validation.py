@@ -109,7 +109,12 @@ def test_not_finite(function, argument, bad):
     call = good()
     call[argument][1, 2, N // 2, D - 1] = bad
     refuses(function, ValueError, argument, call)
-    assert function(**{**call, "check_finite": False}).shape == (2, 3, N, D)
+    call["check_finite"] = False
+    if np.isnan(bad) or argument == "value":
+        assert function(**call).shape == (2, 3, N, D)
+    else:  # no softmax of infinite logits, checked or not
+        with pytest.raises(ValueError, match=r"^\[.*\] query has logits .* overflow; expected "):
+            function(**call)
 
 
 @pytest.mark.parametrize("function", ATTENTION)
@@ -128,6 +133,7 @@ def test_not_finite(function, argument, bad):
         ("scale", np.nan, ValueError),
         ("scale", np.inf, ValueError),
         ("scale", True, TypeError),
+        ("scale", 10**400, ValueError),
         ("enable_gqa", 1, TypeError),
         ("check_finite", None, TypeError),
         ("return_lse", 1, TypeError),
@@ -135,10 +141,34 @@ def test_not_finite(function, argument, bad):
         ("num_threads", -1, ValueError),
         ("num_threads", 1.0, TypeError),
         ("num_threads", True, TypeError),
+        ("num_threads", 1025, ValueError),
+        ("num_threads", 2**40, ValueError),
+        ("num_threads", 2**70, ValueError),
     ],
 )
 def test_options_of_both(function, argument, value, error):
     refuses(function, error, argument, good(**{argument: value}))
+
+
+@pytest.mark.parametrize("function", ATTENTION)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("scale", [1e300, -1e39])
+def test_a_scale_must_fit_the_computing_type(function, dtype, scale):
+    arrays = {name: good()[name].astype(dtype) for name in ("query", "key", "value")}
+    refuses(function, ValueError, "scale", good(**arrays, scale=scale, out=None))
+    zeros = {**arrays, "query": np.zeros_like(arrays["query"])}
+    assert function(**good(**zeros, scale=np.copysign(3e38, scale))).shape == (2, 3, N, D)
+
+
+def test_a_scale_must_fit_wherever_it_is_taken():
+    query = np.ones((N, D), np.float32)
+    basis = cb.recover_basis(query, query)
+    with pytest.raises(ValueError, match=r"^\[recover_basis\] scale overflows float32; expected "):
+        cb.recover_basis(query, query, scale=1e300)
+    with pytest.raises(ValueError, match=r"^\[ConvBasis.residual\] scale overflows .*; got 1e\+300"):
+        basis.residual(query, query, scale=1e300)
+    with pytest.raises(ValueError, match=r"^\[ConvBasis\] scale overflows .*; got 1e\+300"):
+        cb.ConvBasis([0], 1, np.ones((1, 3), np.float32), scale=1e300)
 
 
 OTHER = cb.decompose(np.tril(np.ones((N + 1, N + 1))))
@@ -260,6 +290,7 @@ def test_out_interleaved_with_an_input_is_no_overlap(function):
         ({"enable_gqa": 0}, "enable_gqa", TypeError),
         ({"options": 3}, "options", TypeError),
         ({"num_threads": 0}, "num_threads", ValueError),
+        ({"num_threads": 2**40}, "num_threads", ValueError),
     ],
 )
 def test_recover_basis(call, argument, error):

@@ -56,9 +56,12 @@ struct Kernels {
   double (*exp_sum)(T* x, T shift, index_t n);
   /// max of x, n >= 1.
   T (*max_value)(const T* x, index_t n);
+  /// max |x[i]|, 0 for none.
+  T (*max_magnitude)(const T* x, index_t n);
   /// max |x[i] - y[i]|.
   T (*max_distance)(const T* x, const T* y, index_t n);
-  double (*sum_of_squares)(const T* x, index_t n);
+  /// Euclidean norm; neither overflows nor underflows before the result does.
+  double (*norm)(const T* x, index_t n);
   /// l1 distance of two vectors.
   double (*l1_distance)(const T* x, const T* y, index_t n);
   bool (*all_finite)(const T* x, index_t n);

@@ -3,6 +3,7 @@
 // internal linkage or is a template of that architecture, so builds cannot be mixed up at link
 // time.
 
+#include <cmath>
 #include <xsimd/xsimd.hpp>
 
 #include "cpu/simd/fft_impl.h"
@@ -112,14 +113,30 @@ Vec<T> load_upto(const T* p, index_t count) {
 }
 
 template <class T>
-double sum_of_squares(const T* x, index_t n) {
-  return sum_over(
+T max_magnitude(const T* x, index_t n) {
+  Vec<T> best(T(0));
+  for (index_t i = 0; i < n; i += kLanes<T>)
+    best = xsimd::max(best, xsimd::abs(load_upto(x + i, n - i < kLanes<T> ? n - i : kLanes<T>)));
+  return xsimd::reduce_max(best);
+}
+
+template <class T>
+double norm(const T* x, index_t n) {
+  const T peak = max_magnitude(x, n);
+  if (!(peak > T(0))) return 0;
+  // Scaled by powers of two, in two factors because the inverse of a subnormal number overflows.
+  int exponent = 0;
+  std::frexp(peak, &exponent);
+  const int half = -exponent / 2;
+  const Vec<T> first(std::ldexp(T(1), half)), second(std::ldexp(T(1), -exponent - half));
+  const double sum = sum_over(
       n,
-      [x](index_t i, index_t count) {
-        const Vec<T> v = load_upto(x + i, count);
+      [x, &first, &second](index_t i, index_t count) {
+        const Vec<T> v = load_upto(x + i, count) * first * second;
         return v * v;
       },
       T());
+  return std::ldexp(std::sqrt(sum), exponent);
 }
 
 template <class T>
@@ -308,8 +325,9 @@ constexpr Kernels<T> kTable{
     exp_shifted<T>,
     exp_sum<T>,
     max_value<T>,
+    max_magnitude<T>,
     max_distance<T>,
-    sum_of_squares<T>,
+    norm<T>,
     l1_distance<T>,
     all_finite<T>,
     scale<T>,

@@ -13,7 +13,8 @@ namespace convbasis {
 /// query (batch, heads, n, d), key (batch, kv_heads, m, d), value (batch, kv_heads, m, dv),
 /// out (batch, heads, n, dv), lse (batch, heads, n) or an empty view. A row without visible key
 /// gives 0 and lse -inf. `heads` lists flat head numbers to compute, b * heads + h; empty = all,
-/// others are left untouched. Throws InvalidArgument when shapes do not fit. O(n m d) a head.
+/// others are left untouched. Throws InvalidArgument when shapes do not fit, and, with out partly
+/// written, when a logit overflows. O(n m d) a head.
 template <class T>
 void exact_attention(View<const T, 4> query, View<const T, 4> key, View<const T, 4> value,
                      View<T, 4> out, View<T, 3> lse, const AttentionOptions& options = {},
@@ -34,7 +35,7 @@ void attention_rows(View<const T, 4> query, View<const T, 4> key, View<const T, 
 /// (batch, heads, n) or empty; `heads` as above.
 ///
 /// Rounding: a row whose estimated error from the FFT blocks is above a budget of about
-/// 2e-5 relative (float), 1e-12 (double), or whose weights underflow, is summed directly
+/// 4e-5 relative (float), 1e-12 (double), or whose weights underflow, is summed directly
 /// with a softmax of its own, in O(n d), and counted in rows_exact.
 template <class T>
 ForwardReport conv_attention(const BasisView<T>& lower, const BasisView<T>* upper,

@@ -17,6 +17,7 @@ struct RecoverOptions {
   double delta = 1e-2;               ///< l1 distance over the window that marks a new strip
   double epsilon = 0.0;              ///< noise of one logit; the threshold is delta - 2 T epsilon
   Search search = Search::scan;
+  std::optional<index_t> value_dim{};  ///< channels of value, for break_even(); empty = head_dim
 };
 
 /// What attention is computed.

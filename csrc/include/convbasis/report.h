@@ -6,7 +6,7 @@
 
 namespace convbasis {
 
-/// Wall-clock seconds by stage, summed over the workers that ran it.
+/// Wall-clock seconds by stage, summed over heads.
 struct StageSeconds {
   double exp = 0, transform = 0, products = 0, inverse = 0, diagonal = 0, normalize = 0, rows = 0;
 };
