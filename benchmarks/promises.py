@@ -10,21 +10,19 @@ benchmarks/attention.py.
 from __future__ import annotations
 
 import argparse
+import itertools
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import convbasis as cb
 from convbasis import problems, reference
 from convbasis.problems import Problem
-
-HEAD_DIM = 64
-MEMORY_LIMIT = 200.0  # MiB
 
 
 class Line(NamedTuple):
@@ -50,14 +48,13 @@ def relative(got: np.ndarray, want: np.ndarray) -> float:
 
 
 def truth(problem: Problem) -> np.ndarray:
-    arrays = (problem.query, problem.key, problem.value)
-    wide = (array.astype(np.float64) for array in arrays)
+    wide = (a.astype(np.float64) for a in (problem.query, problem.key, problem.value))
     return reference.attention(*wide, is_causal=True, scale=problem.scale)[0]
 
 
-def attend(problem: Problem, **options: object) -> np.ndarray:
-    call = {"is_causal": True, "scale": problem.scale, **options}
-    return cb.conv_attention(problem.query, problem.key, problem.value, **call)
+def attend(problem: Problem, **options: Any) -> Any:
+    arrays = (problem.query, problem.key, problem.value)
+    return cb.conv_attention(*arrays, is_causal=True, scale=problem.scale, **options)
 
 
 def naive(problem: Problem) -> np.ndarray:
@@ -81,14 +78,13 @@ def exactly_conv(quick: bool) -> Iterator[Line]:
         for k in (1, 3, 16):
             wrong, wide, ratios = 0, 0.0, {"dyadic": 0.0, "rotary": 0.0}
             for seed in range(seeds):
-                problem = problems.conv_problem(n, HEAD_DIM, k, seed=seed)
+                problem = problems.conv_problem(n, 64, k, seed=seed)
                 wrong += not finds_its_starts(problem)
                 wide = max(wide, relative(attend(problem), truth(problem)))
+                single: dict[str, Any] = {"seed": seed, "dtype": np.float32}
                 narrow = {
-                    "dyadic": problems.dyadic_conv_problem(
-                        n, HEAD_DIM, k, seed=seed, dtype=np.float32
-                    ),
-                    "rotary": problems.conv_problem(n, HEAD_DIM, k, seed=seed, dtype=np.float32),
+                    "dyadic": problems.dyadic_conv_problem(n, 64, k, **single),
+                    "rotary": problems.conv_problem(n, 64, k, **single),
                 }
                 wrong += not finds_its_starts(narrow["dyadic"])
                 for kind, problem in narrow.items():
@@ -99,9 +95,8 @@ def exactly_conv(quick: bool) -> Iterator[Line]:
             yield none_of(f"{size}: starts are the planted ones", wrong, 2 * seeds)
             yield at_most(f"{size}: float64, error against the oracle", wide, 1e-11)
             for kind, ratio in ratios.items():
-                yield at_most(
-                    f"{size}: float32, {kind}, error over naive float32's", ratio, 2.0, " times"
-                )
+                what = f"{size}: float32, {kind}, error over naive float32's"
+                yield at_most(what, ratio, 2.0, " times")
 
 
 def noisy(quick: bool) -> Iterator[Line]:
@@ -153,9 +148,10 @@ def every_column(quick: bool) -> Iterator[Line]:
         for _ in range(5 if quick else 20):
             n = int(rng.integers(2, 300))
             query, key, value = rng.normal(size=(3, n, 24)).astype(dtype)
-            problem = Problem(query, key, value, np.arange(n), 24**-0.5)
             options = cb.RecoverOptions(num_bases=n, window=1)
-            worst = max(worst, relative(attend(problem, options=options), truth(problem)))
+            out = cb.conv_attention(query, key, value, is_causal=True, options=options)
+            wide = (array.astype(np.float64) for array in (query, key, value))
+            worst = max(worst, relative(out, reference.attention(*wide, is_causal=True)[0]))
         yield at_most(f"num_bases=n, window=1, {dtype.__name__}: error", worst, limit)
 
 
@@ -168,10 +164,11 @@ def heavy(quick: bool) -> Iterator[Line]:
             kernels = (8.0 * rng.normal(size=(k, n))).astype(np.float32)
             kernels[np.arange(n) >= (n - starts)[:, None]] = 0.0
             basis = cb.ConvBasis(starts, k, kernels)
-            value = rng.normal(size=(n, HEAD_DIM)).astype(np.float32)
+            value = rng.normal(size=(n, 64)).astype(np.float32)
             unused = np.zeros((n, 4), np.float32)
-            problem = Problem(unused, unused, value, starts, 1.0)
-            out, report = attend(problem, scale=None, basis=basis, return_report=True)
+            out, report = cb.conv_attention(
+                unused, unused, value, is_causal=True, basis=basis, return_report=True
+            )
             strip_of = np.searchsorted(starts, np.arange(n), side="right") - 1
             wide, worst = value.astype(np.float64), 0.0
             for row in np.sort(rng.choice(n, min(n, 2048), replace=False)):
@@ -197,34 +194,30 @@ def future_independence(quick: bool) -> Iterator[Line]:
         failures = count = 0
         for n in (100, 1500) if quick else (100, 1500, 5000):
             problem = problems.conv_problem(n, 16, 3, seed=n)
-            query, key, value = (
-                array.astype(dtype) for array in (problem.query, problem.key, problem.value)
-            )
+            query, key, value = problem.query, problem.key, problem.value
+            query, key, value = (array.astype(dtype) for array in (query, key, value))
             options = cb.RecoverOptions(num_bases=3)
             basis = cb.recover_basis(query, key, scale=problem.scale, options=options)
-            want = cb.conv_attention(query, key, value, is_causal=True, basis=basis, num_threads=1)
-            for threads in (1, 2, 3, 8):
-                for row in (0, n // 3, n - 2):
-                    changed = value.copy()
-                    changed[row + 1 :] = -3 * value[row + 1 :] + 1
-                    got = cb.conv_attention(
-                        query, key, changed, is_causal=True, basis=basis, num_threads=threads
-                    )
-                    same = np.array_equal(got[: row + 1], want[: row + 1])
-                    failures += not (same and np.any(got != want))
-                    count += 1
+            call: dict[str, Any] = {"is_causal": True, "basis": basis}
+            want = cb.conv_attention(query, key, value, **call, num_threads=1)
+            for threads, row in itertools.product((1, 2, 3, 8), (0, n // 3, n - 2)):
+                changed = value.copy()
+                changed[row + 1 :] = -3 * value[row + 1 :] + 1
+                got = cb.conv_attention(query, key, changed, **call, num_threads=threads)
+                same = np.array_equal(got[: row + 1], want[: row + 1])
+                failures, count = failures + (not same or not np.any(got != want)), count + 1
         yield none_of(f"future-independence, {dtype}, 1 to 8 threads", failures, count)
 
 
 MEMORY = """
-import sys, numpy as np, convbasis as cb
+import numpy as np, convbasis as cb
 def status(name):
     with open("/proc/self/status") as lines:
         return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))
 def attend(p):
     return cb.conv_attention(p.query, p.key, p.value, is_causal=True, scale=p.scale, num_threads=2)
 attend(cb.problems.conv_problem(256, 64, 1, dtype=np.float32))
-problem = cb.problems.conv_problem(int(sys.argv[1]), 64, 16, dtype=np.float32)
+problem = cb.problems.conv_problem(16384, 64, 16, dtype=np.float32)
 with open("/proc/self/clear_refs", "w") as reset:
     reset.write("5")  # the peak starts again from what is held now
 before = status("VmRSS")
@@ -235,30 +228,14 @@ print(status("VmHWM") - before)
 
 def memory(quick: bool) -> Iterator[Line]:
     """Peak growth of one call, recovery included, in a process of its own."""
-    for n in (16384,) if quick else (16384, 65536):
-        what = f"memory growth of a call, n {n:,} k 16, float32"
-        done = subprocess.run(
-            [sys.executable, "-c", MEMORY, str(n)], capture_output=True, text=True, timeout=600
-        )
-        if done.returncode:
-            reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
-            refused = "/proc/self" in reason
-            yield Line(what, f"not measured: {reason}", "", None if refused else False)
-        elif n == 16384:
-            yield at_most(what, float(done.stdout), MEMORY_LIMIT, " MiB")
-        else:
-            yield Line(what, f"{float(done.stdout):.0f} MiB", "told only", None)
-
-
-PARTS: tuple[Callable[[bool], Iterator[Line]], ...] = (
-    exactly_conv,
-    noisy,
-    decompositions,
-    every_column,
-    heavy,
-    future_independence,
-    memory,
-)
+    what = "memory growth of a call, n 16,384 k 16, float32"
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        unavailable = "/proc/self" in reason
+        yield Line(what, f"not measured: {reason}", "", None if unavailable else False)
+    else:
+        yield Line(what, f"{float(done.stdout):.0f} MiB", "<= 200", float(done.stdout) <= 200)
 
 
 def main() -> int:
@@ -273,7 +250,8 @@ def main() -> int:
         f"Python {platform.python_version()}\n"
     )
     began, broken = time.perf_counter(), 0
-    for part in PARTS:
+    parts = (exactly_conv, noisy, decompositions, every_column, heavy, future_independence, memory)
+    for part in parts:
         for line in part(quick):
             broken += line.held is False
             mark = {True: "ok", False: "BROKEN", None: "-"}[line.held]

@@ -45,7 +45,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
             "path",
             "is not a file of arrays",
             expected,
-            f"{os.fspath(path)!r} ({error})",
+            repr(os.fspath(path)),
         ) from error
     if str(content.get("format")) != FORMAT or not set(FIELDS) <= set(content):
         raise wrong(

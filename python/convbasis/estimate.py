@@ -204,7 +204,9 @@ def jackknife_error(errors: np.ndarray, weights: np.ndarray, counts: np.ndarray)
 
     def without_one(values: np.ndarray) -> np.ndarray:
         among = np.where(drawn, values, 0.0).sum(-1, keepdims=True)
-        return np.maximum(1.0 + (among - number * values) / (number - 1), tiny)
+        rest = 1.0 + (among - number * values) / (number - 1)
+        clipped: np.ndarray = np.maximum(rest, tiny)
+        return clipped
 
     deviation, _ = centred(np.log(without_one(errors) / without_one(weights)), counts)
     finite = 1.0 - 1.0 / np.maximum(counts, 1)

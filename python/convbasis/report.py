@@ -41,7 +41,7 @@ class Stopwatch:
         return {**self.seconds, "total": time.perf_counter() - self.began}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Report:
     """The account of one `conv_attention` call, as ``return_report=True`` gives it.
 
@@ -124,6 +124,17 @@ class Report:
     backend: str = "cpu"
     block_lengths: tuple[int, ...] = ()
 
+    def __repr__(self) -> str:
+        heads = np.size(self.exact_mask)
+        worst = np.max(self.error_interval, initial=0.0)
+        return (
+            f"<Report {self.method}: {self.heads_exact} of {heads} heads exact, estimated error "
+            f"at most {worst:.2g}, {self.seconds.get('total', 0.0):.3g} s>"
+        )
+
+    def __str__(self) -> str:
+        return self.to_markdown()
+
     def to_dict(self) -> dict[str, Any]:
         """Plain Python numbers and lists; NaN and infinity as None."""
         return {entry.name: plain(getattr(self, entry.name)) for entry in fields(self)}
@@ -151,7 +162,8 @@ class Report:
             f"{self.heads_exact} of {np.size(self.exact_mask)} heads exact; {tol}; "
             f"{self.sample_rows} sampled rows; {kind}.",
             "",
-            "| head | strips | complete | computed | error | interval | unseen | bound | rows direct |",
+            "| head | strips | complete | computed | error | interval | unseen | bound "
+            "| rows direct |",
             "|---|---|---|---|---|---|---|---|---|",
         ]
         for head in np.ndindex(np.shape(self.exact_mask)):

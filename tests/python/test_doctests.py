@@ -11,7 +11,9 @@ import convbasis as cb
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(cb.__path__, "convbasis.")
-    if not module.name.startswith(("convbasis._core", "convbasis.cli", "convbasis.__main__"))
+    if not module.name.startswith(
+        ("convbasis._core", "convbasis.lib", "convbasis.cli", "convbasis.__main__")
+    )  # lib: the BLAS library that an installed package carries
 )
 
 

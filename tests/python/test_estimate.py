@@ -265,7 +265,7 @@ def clean(request):
     return problem, cb.recover_basis(problem.query, problem.key, scale=problem.scale)
 
 
-@pytest.mark.parametrize("wrong", [8, 12, 30, 74])
+@pytest.mark.parametrize("wrong", [12, 74])
 @pytest.mark.parametrize("heavier", [1.0, 20.0, 2000.0])
 def test_errors_of_early_rows_are_seen(wrong, heavier, clean):
     problem, basis = clean
@@ -293,12 +293,11 @@ def test_errors_of_heavy_rows_are_seen(clean):
     heavy = np.argsort(-np.linalg.norm(exact, axis=1))[:20]
     assert heavy.min() >= n // 2
     query = problem.query.copy()
-    query[heavy] *= 0.7
+    query[heavy] *= 0.3
     strips, kept, report = judged(query, problem, value, basis)
-    assert strips > 0.01
-    assert kept <= 0.15
-    if strips > 0.2:
-        assert report.heads_exact == 1
+    assert strips > 0.3
+    assert kept < 1e-12
+    assert report.heads_exact == 1
     assert report.strips_error == pytest.approx(strips, rel=0.5)
 
 

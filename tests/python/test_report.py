@@ -58,7 +58,7 @@ def test_the_estimate_is_near_the_truth(noisy):
     assert np.all(report.error_interval[:, 0] < report.error_estimate)
     assert np.all(report.error_estimate < report.error_interval[:, 1])
     assert np.all(true <= report.error_interval[:, 1])
-    assert np.all((0 < report.unseen_share) & (report.unseen_share < 0.2))
+    assert np.all((report.unseen_share > 0) & (report.unseen_share < 0.2))
 
 
 def test_the_estimate_is_exact_when_all_rows_are_sampled(noisy):
@@ -166,3 +166,13 @@ def test_results_come_in_order(noisy):
     assert out.shape == (3, 300, 8)
     assert lse.shape == (3, 300)
     assert isinstance(report, cb.Report)
+
+
+def test_printing_is_short_and_says_what_happened():
+    x = np.ones((2, 8, 4))
+    _, report = cb.conv_attention(x, x, x, is_causal=True, return_report=True)
+    assert repr(report).startswith(
+        "<Report conv_basis: 0 of 2 heads exact, estimated error at most"
+    )
+    assert len(repr(report)) < 120
+    assert str(report) == report.to_markdown()

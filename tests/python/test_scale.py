@@ -140,7 +140,8 @@ def test_an_explicit_scale_must_be_that_of_the_basis(basis):
     call = {"is_causal": True, "basis": basis}
     for scale in (8**-0.5, -SCALE, SCALE * (1 + 1e-12), 0.0):
         with pytest.raises(
-            ValueError, match=r"^\[conv_attention\] basis differs in scale; expected .*; got .* 0\.7$"
+            ValueError,
+            match=r"^\[conv_attention\] basis differs in scale; expected .*; got .* 0\.7$",
         ):
             cb.conv_attention(query, key, value, scale=scale, out=out, **call)
     np.testing.assert_array_equal(out, 7.0)

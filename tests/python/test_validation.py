@@ -165,7 +165,7 @@ def test_a_scale_must_fit_wherever_it_is_taken():
     basis = cb.recover_basis(query, query)
     with pytest.raises(ValueError, match=r"^\[recover_basis\] scale overflows float32; expected "):
         cb.recover_basis(query, query, scale=1e300)
-    with pytest.raises(ValueError, match=r"^\[ConvBasis.residual\] scale overflows .*; got 1e\+300"):
+    with pytest.raises(ValueError, match=r"^\[ConvBasis.residual\] scale overflows .*; got 1e"):
         basis.residual(query, query, scale=1e300)
     with pytest.raises(ValueError, match=r"^\[ConvBasis\] scale overflows .*; got 1e\+300"):
         cb.ConvBasis([0], 1, np.ones((1, 3), np.float32), scale=1e300)

@@ -9,7 +9,11 @@ if(POCKETFFT_DIR)
   set(pocketfft_folders "${POCKETFFT_DIR}" "${POCKETFFT_DIR}/pocketfft")
 else()
   python_package_dir(pythran_dir pythran)
-  set(pocketfft_folders "${pythran_dir}/pythonic/numpy/fft")
+  if(pythran_dir)
+    set(pocketfft_folders "${pythran_dir}/pythonic/numpy/fft")
+  else()
+    set(pocketfft_folders "the package pythran, which is not installed")
+  endif()
 endif()
 
 unset(PocketFFT_INCLUDE_DIR)
@@ -27,7 +31,8 @@ list(JOIN pocketfft_folders "' and '" pocketfft_places)
 find_package_handle_standard_args(PocketFFT
   REQUIRED_VARS PocketFFT_INCLUDE_DIR
   REASON_FAILURE_MESSAGE "pocketfft.hpp was looked for in '${pocketfft_places}'. Install it with \
-`pip install 'pythran>=0.19,<0.20'` in the active Python environment (${python_package_asked}), or pass \
+`pip install 'pythran>=0.19,<0.20'` for ${python_package_asked} (the build also wants \
+'scipy-openblas32>=0.3.33'), name another interpreter by -DPython_EXECUTABLE=<path>, or pass \
 -DPOCKETFFT_DIR=<folder of pocketfft.hpp or pocketfft_hdronly.h>.")
 
 if(PocketFFT_FOUND AND NOT TARGET PocketFFT::PocketFFT)

@@ -1,11 +1,13 @@
 # python_package_dir(<variable> <package>): folder of an installed Python package, "" if there is none.
 #
 # The package is not imported. The interpreter is Python_EXECUTABLE when set (pip's isolated build sets
-# it), otherwise the first python3 on PATH, which is that of an active virtual environment. It is
+# it), then that of an active virtual environment, then the first python3 on PATH. It is
 # looked up anew at each configuration, so activating another environment needs no clean build.
 # python_package_asked names it, for messages.
 if(Python_EXECUTABLE)
   set(python_package_asked "${Python_EXECUTABLE}")
+elseif(DEFINED ENV{VIRTUAL_ENV} AND EXISTS "$ENV{VIRTUAL_ENV}/bin/python3")
+  set(python_package_asked "$ENV{VIRTUAL_ENV}/bin/python3")
 else()
   unset(python_package_asked)
   find_program(python_package_asked NAMES python3 python NO_CACHE)
