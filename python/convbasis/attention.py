@@ -75,7 +75,8 @@ def conv_attention(
         What happens to heads whose error interval ends above `tol`: computed exactly, an
         exception, or nothing but the entry in the report.
     check_finite : bool
-        False skips the check for NaN and infinity, which spread over a whole head.
+        False skips the check for NaN and infinity, which spread over a whole head. Logits that
+        overflow are an error all the same.
     out : ndarray, optional
         Where to write: exact shape and dtype, no memory shared with an input.
     return_lse, return_report : bool

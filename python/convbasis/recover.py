@@ -10,7 +10,6 @@ import numpy as np
 from . import _core, _layout, _validate
 from .basis import ConvBasis, Strips
 
-
 #: Windows beyond this would not fit in a float; where noise is excluded any more is the same.
 FLOAT_WINDOW = 2**1000
 
