@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import platform
 import subprocess
 import sys
 import time
@@ -81,9 +80,9 @@ def exactly_conv(quick: bool) -> Iterator[Line]:
             wide = max(wide, relative(attend(problem), truth(problem)))
             single: dict[str, Any] = {"seed": seed, "dtype": np.float32}
             dyadic = problems.dyadic_conv_problem(n, 64, k, **single)
-            rotary = problems.conv_problem(n, 64, k, **single)
             wrong += (not finds_its_starts(problem)) + (not finds_its_starts(dyadic))
-            for kind, problem in (("dyadic", dyadic), ("rotary", rotary)):
+            rotary = problems.conv_problem(n, 64, k, **single)
+            for kind, problem in {"dyadic": dyadic, "rotary": rotary}.items():
                 want = truth(problem)
                 ratio = relative(attend(problem), want) / relative(naive(problem), want)
                 ratios[kind] = max(ratios[kind], ratio)
@@ -169,8 +168,8 @@ def heavy(quick: bool) -> Iterator[Line]:
                 logits = kernels[strip_of[: row + 1], row - np.arange(row + 1)].astype(np.float64)
                 weights = np.exp(logits - logits.max())
                 worst = max(worst, relative(out[row], weights @ wide[: row + 1] / weights.sum()))
-            note = f" ({int(report.rows_exact):,} rows direct)"
-            yield at_most(f"heavy logits, n {n:,} k {k}: worst row error", worst, 1e-4, note)
+            what = f"heavy logits, n {n:,} k {k}: worst row error"
+            yield at_most(what, worst, 1e-4, f" ({int(report.rows_exact):,} rows direct)")
 
 
 def future_independence(quick: bool) -> Iterator[Line]:
@@ -182,13 +181,13 @@ def future_independence(quick: bool) -> Iterator[Line]:
         dtypes.append(np.dtype(ml_dtypes.bfloat16))
     except ImportError:
         yield Line("future-independence, bfloat16", "not measured: no ml_dtypes", "", None)
+    few = cb.RecoverOptions(num_bases=3)
     for dtype in dtypes:
         failures = count = 0
         for n in (100, 1500) if quick else (100, 1500, 5000):
             problem = problems.conv_problem(n, 16, 3, seed=n)
             query, key, value = problem.query, problem.key, problem.value
             query, key, value = (array.astype(dtype) for array in (query, key, value))
-            few = cb.RecoverOptions(num_bases=3)
             basis = cb.recover_basis(query, key, scale=problem.scale, options=few)
             call: dict[str, Any] = {"is_causal": True, "basis": basis}
             want = cb.conv_attention(query, key, value, **call, num_threads=1)
@@ -233,9 +232,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n    ")[0])
     parser.add_argument("--quick", action="store_true", help="smaller and fewer problems")
     quick = parser.parse_args().quick
-    versions = f"NumPy {np.__version__}, Python {platform.python_version()}"
-    print(f"convbasis {cb.__version__} ({cb.build_info()['simd']}), {versions}\n")
     began, broken = time.perf_counter(), 0
+    print(f"convbasis {cb.__version__} ({cb.build_info()['simd']}), NumPy {np.__version__}\n")
     parts = (exactly_conv, noisy, decompositions, every_column, heavy, future_independence, memory)
     for line in itertools.chain.from_iterable(part(quick) for part in parts):
         broken += line.held is False

@@ -66,6 +66,10 @@ def conv_settings(
     options = recover_options(NAME, options)
     tol = _validate.tolerance(NAME, tol)
     on_miss = _validate.choice(NAME, "on_miss", on_miss, ("exact", "error", "keep"))
+    if on_miss != "exact" and tol is None:
+        raise _validate.wrong(
+            NAME, "on_miss", "is set, but nothing is judged", "a tol with it", "tol=None"
+        )
     check_finite = _validate.flag(NAME, "check_finite", check_finite)
     _validate.output(
         NAME,

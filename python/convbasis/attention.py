@@ -64,8 +64,9 @@ def conv_attention(
         Key and value may have fewer heads (third dimension from the end); query head h uses
         key head ``h // (heads / kv_heads)``.
     basis : ConvBasis, or (lower, upper), optional
-        Basis of the logits, from `recover_basis`, used as it is; the pair, of the triangle and of
-        the reversed rows, when not causal.
+        Basis of the logits, from `recover_basis` or your own, used as it is; the pair, of the
+        triangle and of the reversed rows, when not causal. The report and `tol` judge it against
+        `query` and `key`; without them only the shapes of these matter.
     options : RecoverOptions, optional
         How to recover. With ``num_bases=None`` (the default) a head that shows more strips than
         are worth it is computed exactly; with a number it is truncated and judged by `tol`.
@@ -73,7 +74,7 @@ def conv_attention(
         Wanted relative error ``||Y - Y~||_F / ||Y||_F`` of each head. Default: do not judge.
     on_miss : {"exact", "error", "keep"}
         What happens to heads whose error interval ends above `tol`: computed exactly, an
-        exception, or nothing but the entry in the report.
+        exception, or nothing but the entry in the report. Others than "exact" need a `tol`.
     check_finite : bool
         False skips the check for NaN and infinity, which spread over a whole head. Logits that
         overflow are an error all the same.

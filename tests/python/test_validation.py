@@ -374,3 +374,10 @@ def test_defaults_are_those_of_torch(function):
     assert parameters["dropout_p"].default == 0.0
     kinds = {name: parameter.kind for name, parameter in parameters.items()}
     assert all(kind is inspect.Parameter.KEYWORD_ONLY for kind in list(kinds.values())[6:])
+
+
+@pytest.mark.parametrize("on_miss", ["keep", "error"])
+def test_on_miss_without_a_tolerance_is_refused(on_miss):
+    x = np.ones((4, 2))
+    with pytest.raises(ValueError, match=r"^\[conv_attention\] on_miss .* a tol with it"):
+        cb.conv_attention(x, x, x, on_miss=on_miss)
