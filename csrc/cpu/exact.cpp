@@ -30,7 +30,8 @@ void OnlineSoftmax<T>::absorb(index_t row, index_t visible, index_t width, T* ou
   const T top = simd.max_value(scores, visible);
   if (std::isinf(top))
     throw InvalidArgument(
-        "[attention] query has logits with key that overflow; expected finite products in the "
+        "[exact_attention] query has logits with key that overflow; expected finite products in "
+        "the "
         "computing type; got infinite ones");
   if (top > row_max_[row]) {
     const T shrink = std::exp(row_max_[row] - top);  // exp(-inf) = 0 at the first tile

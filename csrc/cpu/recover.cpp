@@ -84,7 +84,7 @@ struct Found {
 template <class T>
 Found scan(const ColumnHeads<T>& heads, const Search& search, const Exec& exec) {
   const index_t window = search.window;
-  const index_t batch = std::clamp<index_t>(kHeadEntries / window, kColumnTile, search.columns);
+  const index_t batch = std::min(std::max(kHeadEntries / window, kColumnTile), search.columns);
   Buffer<T> some(batch * window);
   std::vector<T> running(static_cast<std::size_t>(window), T(0));
   Found found;
