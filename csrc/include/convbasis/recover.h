@@ -18,7 +18,7 @@ struct StripStarts {
 /// query (batch, heads, n, d), key (batch, kv_heads, m, d) with m <= n; keys past the last query
 /// row are not looked at. Strips shorter than the window are not looked for. When num_bases is at
 /// least the number of candidate columns, each of them is a strip of its own; with window 1 that is
-/// exact attention. Cost: scan O(n T d), bisect O(k log n T d) a head, memory O(n T).
+/// exact attention. Cost: scan O(n T d), bisect O(k log n T d) a head, memory O(n d + T).
 /// Throws InvalidArgument when a shape or an option is wrong.
 template <class T>
 [[nodiscard]] StripStarts recover_starts(View<const T, 4> query, View<const T, 4> key, double scale,
