@@ -9,6 +9,7 @@
 #include <mutex>
 #include <system_error>
 #include <thread>
+#include <utility>
 
 #include "convbasis/error.h"
 
@@ -236,7 +237,14 @@ void parallel_for(const Exec& exec, index_t count, TaskRef task) {
     if (workers > 1) pool().offer(job, workers - 1);
     run_items(*job, mine, true);
   }
-  if (job->error) std::rethrow_exception(job->error);
+  // Taken out of the job, which a worker may be the last to drop: the exception ends on this
+  // thread.
+  std::exception_ptr error;
+  {
+    const std::lock_guard lock(job->mutex);
+    error = std::exchange(job->error, nullptr);
+  }
+  if (error) std::rethrow_exception(std::move(error));
 }
 
 }  // namespace convbasis
