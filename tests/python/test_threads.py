@@ -83,7 +83,7 @@ def test_a_fork_between_two_calls():
 
 
 INTERRUPT = """
-import sys, time
+import signal, sys, time
 import numpy as np
 import convbasis as cb
 
@@ -91,6 +91,8 @@ one = np.random.default_rng(0).normal(size=(30_000, 64)).astype(np.float32)
 x = np.broadcast_to(one, (16, *one.shape))  # a minute of work, little memory
 kernels = np.zeros((16, 1, 30_000), np.float32)
 basis = cb.ConvBasis(np.zeros((16, 1), int), np.ones(16, int), kernels)
+# A background job inherits an ignored SIGINT, and Python then installs no handler.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 print("ready", flush=True)
 try:
     {call}
