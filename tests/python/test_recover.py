@@ -187,5 +187,6 @@ def test_the_threshold_takes_a_long_window_as_the_sequence():
 
 
 def test_options_at_their_limits():
-    cb.RecoverOptions(epsilon=1e-2 / 80)
-    cb.RecoverOptions(num_bases=np.int64(3), delta=0, window=1)
+    assert cb.RecoverOptions(epsilon=1e-2 / 80).epsilon == 1e-2 / 80
+    options = cb.RecoverOptions(num_bases=np.int64(3), delta=0, window=1)
+    assert (options.num_bases, options.delta, options.window) == (3, 0, 1)
