@@ -1,0 +1,181 @@
+// Fixed kernels whose instructions guard.py counts under callgrind.
+//
+//   convbasis_guard            the names of the cases
+//   convbasis_guard <case>     runs it, and prints what the counts depend on
+//
+// One thread, the same inputs every time, and each case runs once before it is counted, so that
+// neither start-up nor the first use of memory is. Valgrind shows every program the same
+// processor, without AVX-512: the AVX2 build is what is counted, on any newer machine.
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "convbasis/convbasis.h"
+#include "cpu/blas.h"
+#include "cpu/simd/kernels.h"
+
+using namespace convbasis;
+
+namespace {
+
+constexpr Exec kOneThread{1, nullptr};
+
+/// Uniform in [-1, 1). Not a standard distribution: these differ from one library to the next.
+template <class T>
+std::vector<T> random_numbers(index_t count, unsigned seed) {
+  std::mt19937_64 random(seed);
+  std::vector<T> numbers(static_cast<std::size_t>(count));
+  for (T& number : numbers) number = static_cast<T>(std::ldexp(double(random() >> 11), -52) - 1);
+  return numbers;
+}
+
+/// One head of k strips of equal length, and what is multiplied with them.
+template <class T>
+struct StripProblem {
+  StripProblem(index_t n, index_t k, index_t d)
+      : rows(n),
+        channels(d),
+        kernels(random_numbers<T>(k * n, 1)),
+        x(random_numbers<T>(n * d, 2)),
+        y(static_cast<std::size_t>(n * d)),
+        sums(static_cast<std::size_t>(n)) {
+    for (index_t r = 0; r < k; ++r) starts.push_back(r * n / k);
+    counts.push_back(k);
+  }
+  [[nodiscard]] BasisView<T> basis() const {
+    return {contiguous_view<const index_t, 3>(starts.data(), {1, 1, counts[0]}),
+            contiguous_view<const index_t, 2>(counts.data(), {1, 1}),
+            contiguous_view<const T, 4>(kernels.data(), {1, 1, counts[0], rows}), rows};
+  }
+  [[nodiscard]] View<const T, 4> input() const {
+    return contiguous_view<const T, 4>(x.data(), {1, 1, rows, channels});
+  }
+  [[nodiscard]] View<T, 4> output() {
+    return contiguous_view<T, 4>(y.data(), {1, 1, rows, channels});
+  }
+  [[nodiscard]] View<T, 3> row_sums() { return contiguous_view<T, 3>(sums.data(), {1, 1, rows}); }
+
+  index_t rows, channels;
+  std::vector<index_t> starts, counts;
+  std::vector<T> kernels, x, y, sums;
+};
+
+/// One head of query, key and value. Logits are sums of amplitude * cos(frequency * (i - j)), with
+/// amplitudes that change four times along the keys: a basis of four strips.
+struct HeadProblem {
+  HeadProblem(index_t n, index_t d)
+      : rows(n),
+        dim(d),
+        query(static_cast<std::size_t>(n * d)),
+        key(query),
+        value(random_numbers<float>(n * d, 3)),
+        out(value.size()) {
+    constexpr index_t kStrips = 4;
+    const std::vector<float> amplitude = random_numbers<float>(kStrips * d, 4);
+    for (index_t i = 0; i < n; ++i) {
+      for (index_t c = 0; c < d; ++c) {
+        const double angle = static_cast<double>(i * (c / 2 + 1)) / static_cast<double>(d);
+        const double turn = c % 2 == 0 ? std::cos(angle) : std::sin(angle);
+        const auto strip = static_cast<std::size_t>(i * kStrips / n * d + c / 2);
+        query[static_cast<std::size_t>(i * d + c)] = static_cast<float>(turn);
+        key[static_cast<std::size_t>(i * d + c)] = static_cast<float>(turn) * amplitude[strip];
+      }
+    }
+  }
+  [[nodiscard]] View<const float, 4> view(const std::vector<float>& array) const {
+    return contiguous_view<const float, 4>(array.data(), {1, 1, rows, dim});
+  }
+  [[nodiscard]] View<float, 4> output() {
+    return contiguous_view<float, 4>(out.data(), {1, 1, rows, dim});
+  }
+
+  index_t rows, dim;
+  std::vector<float> query, key, value, out;
+};
+
+template <class T>
+std::function<void()> matmul(index_t n, index_t k, index_t d, bool transpose) {
+  return [p = std::make_shared<StripProblem<T>>(n, k, d), transpose] {
+    conv_matmul<T>(p->basis(), p->input(), p->output(), transpose, kOneThread);
+  };
+}
+
+std::function<void()> attention(index_t n, index_t k, index_t d) {
+  return [p = std::make_shared<StripProblem<float>>(n, k, d)] {
+    conv_attention<float>(p->basis(), nullptr, p->input(), p->output(), p->row_sums(), {},
+                          kOneThread);
+  };
+}
+
+std::function<void()> sums(index_t n, index_t k) {
+  return [p = std::make_shared<StripProblem<float>>(n, k, 1)] {
+    row_sums<float>(p->basis(), p->row_sums(), kOneThread);
+  };
+}
+
+std::function<void()> recovery(index_t n, index_t d) {
+  return [p = std::make_shared<HeadProblem>(n, d)] {
+    RecoverOptions options;
+    options.num_bases = 8;
+    options.window = 16;
+    (void)recover_basis<float>(p->view(p->query), p->view(p->key), 0.125, options, kOneThread);
+  };
+}
+
+std::function<void()> exact(index_t n, index_t d) {
+  return [p = std::make_shared<HeadProblem>(n, d)] {
+    AttentionOptions options;
+    options.is_causal = true;
+    exact_attention<float>(p->view(p->query), p->view(p->key), p->view(p->value), p->output(), {},
+                           options, {}, kOneThread);
+  };
+}
+
+struct Case {
+  const char* name;
+  std::function<void()> (*make)();
+};
+
+const Case kCases[] = {
+    {"conv_matmul", [] { return matmul<float>(4096, 4, 64, false); }},
+    {"conv_matmul_transposed", [] { return matmul<float>(4096, 4, 64, true); }},
+    {"conv_matmul_64_strips", [] { return matmul<float>(2048, 64, 64, false); }},
+    {"conv_matmul_double", [] { return matmul<double>(2048, 4, 32, false); }},
+    {"conv_matmul_double_transposed", [] { return matmul<double>(2048, 4, 32, true); }},
+    {"conv_attention", [] { return attention(4096, 4, 64); }},
+    {"row_sums", [] { return sums(8192, 16); }},
+    {"recover_basis", [] { return recovery(2048, 64); }},
+    {"exact_attention", [] { return exact(512, 64); }},
+};
+
+}  // namespace
+
+/// Callgrind counts while this function runs. The barrier keeps the call from becoming a jump out
+/// of it.
+extern "C" [[gnu::noinline]] void convbasis_guard_counted(const std::function<void()>& work) {
+  work();
+  asm volatile("" ::: "memory");
+}
+
+int main(int argc, char** argv) {
+  if (argc == 1) {
+    for (const Case& one : kCases) std::printf("%s\n", one.name);
+    return 0;
+  }
+  for (const Case& one : kCases) {
+    if (std::strcmp(one.name, argv[1]) != 0) continue;
+    const std::function<void()> work = one.make();
+    work();
+    convbasis_guard_counted(work);
+    std::printf("compiler: %s\nsimd: %s\nblas: %s\n", CONVBASIS_GUARD_COMPILER,
+                kernels<float>().name.data(), blas::description());
+    return 0;
+  }
+  std::fprintf(stderr, "[convbasis_guard] case is %s; expected a name that it prints without one\n",
+               argv[1]);
+  return 2;
+}
