@@ -41,10 +41,16 @@ def rotary_head(
     def angles(lattice: Array) -> Array:
         return np.asarray(2 * np.pi / turn * (lattice % turn))
 
-    def kernel_of(strip: tuple[Array, Array, Array], lags: Array) -> Array:
-        amplitude, phase, offset = strip
-        turns = angles(np.outer(lags, steps) - phase)
-        return np.asarray(np.cos(turns) @ amplitude + offset.sum())
+    turns = angles(np.outer(positions, steps))
+    query = np.hstack([np.cos(turns), np.sin(turns), np.ones((n, constant))])
+
+    def kernels_of(strips: list[tuple[Array, Array, Array]], lags: Array) -> Array:
+        # cos(w lag - p) = cos(w lag) cos(p) + sin(w lag) sin(p): one product makes them all.
+        rows = [
+            np.hstack([size * np.cos(angles(phase)), size * np.sin(angles(phase)), offset])
+            for size, phase, offset in strips
+        ]
+        return np.asarray(np.stack(rows) @ query[lags].T)
 
     def draw() -> tuple[Array, Array, Array]:
         weights = rng.uniform(0.25, 1.0, size=pairs + constant)
@@ -54,11 +60,9 @@ def rotary_head(
         return math.sqrt(2) * weights[:pairs], phase, signs * weights[pairs:]
 
     lags = positions[: min(HEAD_LENGTH, n - starts[-1])]
-    strips = draw_apart(name, len(starts), draw, lambda strip: kernel_of(strip, lags), spread)
-    turns = angles(np.outer(positions, steps))
-    query = np.hstack([np.cos(turns), np.sin(turns), np.ones((n, constant))])
+    strips = draw_apart(name, len(starts), draw, lambda strip: kernels_of([strip], lags)[0], spread)
     key = np.zeros((n, head_dim))
-    kernels = np.zeros((len(starts), n))
+    kernels = kernels_of(strips, positions)
     for r, (start, stop) in enumerate(pairwise_with_end(starts, n)):
         amplitude, phase, offset = strips[r]
         turns = angles(np.outer(positions[start:stop], steps) + phase)
@@ -68,7 +72,7 @@ def rotary_head(
             np.broadcast_to(offset, (stop - start, constant)),
         ]
         key[start:stop] = np.hstack(parts) / scale
-        kernels[r, : n - start] = kernel_of(strips[r], positions[: n - start])
+        kernels[r, n - start :] = 0.0
     return query, key, kernels
 
 
@@ -172,14 +176,15 @@ def draw_apart(
     farthest is.
     """
     strips: list[Strip] = []
-    heads: list[Array] = []
-    for _ in range(count):
+    heads = np.zeros((1, 0))
+    for number in range(count):
         best_distance = -1.0
         for _ in range(DRAWS_PER_STRIP):
             strip = draw()
             head = head_of(strip)
-            heads = heads or [np.zeros_like(head)]
-            distance = np.abs(np.stack(heads) - head).sum(axis=1).min()
+            if not heads.size:
+                heads = np.zeros((count + 1, len(head)))  # the first one is the 0
+            distance = np.abs(heads[: number + 1] - head).sum(axis=1).min()
             if distance > best_distance:
                 best_distance, best_strip, best_head = distance, strip, head
             if distance >= spread / 4 * len(head):
@@ -191,7 +196,7 @@ def draw_apart(
                 f"{len(best_head)} lags; got {best_distance:.3g} with spread {spread}"
             )
         strips.append(best_strip)
-        heads.append(best_head)
+        heads[number + 1] = best_head
     return strips
 
 
