@@ -1,4 +1,4 @@
-"""The command ``convbasis``: `info`, `check` and `demo`.
+"""The command ``convbasis``: `info`, `check`, `demo` and `bench`.
 
 Results go to standard output, progress and errors to standard error. Exit codes: 0 success, 1 a
 result that is out of its budget, 2 a call that cannot be carried out, 130 interrupted.
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from .. import __version__
-from . import check, demo, info
+from . import bench, check, demo, info
 from ._arguments import HELP_STYLE, CommandError
 
 EPILOG = """\
@@ -23,6 +23,7 @@ examples:
   convbasis check                    compiled core against the NumPy oracle
   convbasis demo                     the method at n = 16,384, with a picture
   convbasis demo --n 65536 --no-plot
+  convbasis bench --quick            times and errors beside other methods
 
 'convbasis COMMAND --help' tells more of each.
 """
@@ -52,7 +53,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"convbasis {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for command in (info, check, demo):
+    for command in (info, check, demo, bench):
         command.add_to(commands)
     return parser
 

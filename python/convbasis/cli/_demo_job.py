@@ -15,6 +15,7 @@ from ..problems import Problem, conv_problem
 from ..recover import RecoverOptions, recover_basis
 from ..report import Report
 from ._arguments import CommandError
+from ._names import CONV, EXACT, PLAIN, TORCH
 from ._plain import FLOAT64_BUDGET, budget, plain_attention, relative_error, row_errors
 from ._timing import ROUNDS, Seconds, interleaved, torch_attention
 
@@ -27,13 +28,8 @@ PLAIN_ROWS = 256
 #: Asked for where the demonstration has the call estimate its own error.
 TOLERANCE = 1e-3
 
-CONV, JUDGED, EXACT, TORCH = (
-    "conv_attention",
-    "conv_attention, tol",
-    "exact_attention",
-    "torch SDPA",
-)
-PLAIN = "plain NumPy"
+#: conv_attention with this tolerance.
+JUDGED = f"{CONV}, tol"
 
 
 @dataclass(frozen=True)

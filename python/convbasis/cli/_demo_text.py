@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from .. import __version__, build_info
-from ._demo_job import CONV, EXACT, JUDGED, PLAIN, PLAIN_ROWS, TOLERANCE, TORCH, Outcome
+from ._demo_job import JUDGED, PLAIN_ROWS, TOLERANCE, Outcome
+from ._names import CONV, EXACT, PLAIN, TORCH
+from ._timing import milliseconds
 
 MARGIN = " " * 10
 
@@ -71,13 +73,7 @@ def times(outcome: Outcome) -> list[str]:
         note = notes.get(name, f"{outcome.speedup(name):.1f} times as long")
         lines.append(f"{MARGIN}{name:20} {milliseconds(seconds.median):>8} ms  {spread:20} {note}")
     runs = len(outcome.seconds[CONV].runs)
-    return [f"time      median (range) of {runs} interleaved runs, after a warm-up", *lines]
-
-
-def milliseconds(seconds: float) -> str:
-    """Three digits or so."""
-    value = 1e3 * seconds
-    return f"{value:,.0f}" if value >= 100 else f"{value:.{1 if value >= 10 else 2}f}"
+    return [f"time      median (range) of up to {runs} interleaved runs, after a warm-up", *lines]
 
 
 def versions(outcome: Outcome) -> dict[str, str]:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from ._arguments import CommandError
 
-ADVICE = "choose another place with --output"
+
+def advice(option: str) -> str:
+    return f"choose another place with {option}"
 
 
 def unfinished(path: Path) -> Path:
@@ -16,8 +18,8 @@ def unfinished(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
 
 
-def destination(text: str, suffix: str) -> Path:
-    """The file that `text` names, after finding out that it can be written.
+def destination(text: str, suffix: str, option: str = "--output") -> Path:
+    """The file that `text`, the value of `option`, names, after finding out that it can be written.
 
     Raises
     ------
@@ -27,23 +29,22 @@ def destination(text: str, suffix: str) -> Path:
     path = Path(os.path.realpath(text))  # of a symbolic link, the file it points to
     if path.suffix.lower() != suffix:
         raise CommandError(
-            f"the picture is a {suffix} file, but --output is {text!r}; give it a name that "
-            f"ends in {suffix}"
+            f"{option} makes a {suffix} file, not {text!r}; give it a name that ends in {suffix}"
         )
     if path.exists() and not path.is_file():
-        raise CommandError(f"{text!r} is not a file; {ADVICE}")
+        raise CommandError(f"{text!r} is not a file; {advice(option)}")
     if path.exists() and not os.access(path, os.W_OK):
-        raise CommandError(f"{text!r} is read-only; {ADVICE}")
+        raise CommandError(f"{text!r} is read-only; {advice(option)}")
     probe = unfinished(path)
     try:
         probe.touch(exist_ok=False)
         probe.unlink()
     except OSError as error:
-        raise CommandError(f"cannot write {text!r}: {error.strerror}; {ADVICE}") from error
+        raise CommandError(f"cannot write {text!r}: {error.strerror}; {advice(option)}") from error
     return path
 
 
-def write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes, option: str = "--output") -> None:
     """Put `content` in the place of `path` in one step.
 
     Raises
@@ -57,6 +58,8 @@ def write(path: Path, content: bytes) -> None:
             file.write(content)
         os.replace(part, path)
     except OSError as error:
-        raise CommandError(f"cannot write {str(path)!r}: {error.strerror}; {ADVICE}") from error
+        raise CommandError(
+            f"cannot write {str(path)!r}: {error.strerror}; {advice(option)}"
+        ) from error
     finally:
         part.unlink(missing_ok=True)

@@ -6,14 +6,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.colors import LogNorm
-from matplotlib.ticker import FuncFormatter
 
-from ._demo_job import CONV, EXACT, JUDGED, TORCH, Outcome
-
-# Colours that stay apart for every kind of colour vision (Okabe and Ito), and paler ones.
-BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#707070"
-LIGHT_BLUE, PALE = "#66AAD2", "#CCCCCC"
-THOUSANDS = FuncFormatter(lambda value, _: f"{value:,.0f}")
+from ._demo_job import JUDGED, Outcome
+from ._names import CONV, EXACT, TORCH
+from ._plot_style import BLUE, GREEN, GREY, LIGHT_BLUE, ORANGE, PALE, RED, THOUSANDS
 
 #: Rows and columns of the picture of the matrix.
 PIXELS = 480

@@ -12,9 +12,12 @@ import numpy as np
 
 from ..problems import Problem
 
-#: Rounds of an interleaved run, and the seconds after which no further one is begun.
+#: Rounds of an interleaved run, and the seconds that its functions share.
 ROUNDS = 9
 MAX_SECONDS = 8.0
+
+#: Rounds that a function takes part in however slow it is.
+FEWEST_ROUNDS = 2
 
 #: Pause before each run: threads of other libraries stop spinning for work.
 PAUSE = 0.02
@@ -40,29 +43,43 @@ class Seconds:
         }
 
 
+def milliseconds(seconds: float) -> str:
+    """Three digits or so."""
+    value = 1e3 * seconds
+    return f"{value:,.0f}" if value >= 100 else f"{value:.{1 if value >= 10 else 2}f}"
+
+
 def interleaved(
-    functions: Mapping[str, Callable[[], object]], step: Callable[[str], None]
+    functions: Mapping[str, Callable[[], object]],
+    step: Callable[[str], None],
+    *,
+    rounds: int = ROUNDS,
+    seconds: float = MAX_SECONDS,
 ) -> dict[str, Seconds]:
-    """Time all `functions` in turn, A B C A B C, up to `ROUNDS` times. They are warm already.
+    """Time all `functions` in turn, A B C A B C. They are warm already.
 
     Parameters
     ----------
     functions : mapping of str to function without arguments
     step : function
         Told of each round as it begins.
+    rounds : int
+    seconds : float
+        A function that has used up its equal share of them leaves out the rounds that follow, so
+        that slow ones do not cost the fast ones theirs.
     """
     runs: dict[str, list[float]] = {name: [] for name in functions}
-    began = time.perf_counter()
-    for number in range(ROUNDS):
-        step(f"timing, round {number + 1} of {ROUNDS}")
-        if number and time.perf_counter() - began > MAX_SECONDS:
-            continue
+    share = seconds / max(len(functions), 1)
+    for number in range(rounds):
+        step(f"timing, round {number + 1} of {rounds}")
         for name, function in functions.items():
+            if number >= FEWEST_ROUNDS and sum(runs[name]) > share:
+                continue
             time.sleep(PAUSE)
             start = time.perf_counter()
             function()
             runs[name].append(time.perf_counter() - start)
-    return {name: Seconds(tuple(seconds)) for name, seconds in runs.items()}
+    return {name: Seconds(tuple(times)) for name, times in runs.items()}
 
 
 def torch_attention(problem: Problem, threads: int) -> tuple[str, Callable[[], Any]] | None:

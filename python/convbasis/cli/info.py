@@ -16,10 +16,11 @@ from ._arguments import HELP_STYLE, add_json, print_json
 
 #: Packages that are used when they are there, and for what.
 OPTIONAL = {
-    "matplotlib": "the picture of 'convbasis demo'",
+    "matplotlib": "pictures of 'convbasis demo' and 'bench'",
     "rich": "progress bars",
     "ml_dtypes": "bfloat16 arrays",
-    "torch": "a second baseline in 'convbasis demo'",
+    "scipy": "FFT methods to compare with in 'convbasis bench'",
+    "torch": "the baseline of 'convbasis bench', and of 'demo'",
     "transformers": "examples/real_model.py",
 }
 

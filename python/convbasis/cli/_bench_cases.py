@@ -1,0 +1,121 @@
+"""What `convbasis bench` measures: problems, the methods that solve them, and the targets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from .. import _core
+from ._bench_peers import BY_BASIS, BY_STRIP, PRODUCT
+from ._names import CONV, EXACT, PLAIN, TORCH
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is asked for."""
+
+    head_dim: int
+    dtype: str
+    seed: int
+    num_threads: int
+    repeats: int
+    quick: bool
+
+    @property
+    def has_targets(self) -> bool:
+        """The targets are for this type and head dimension alone."""
+        return self.dtype == "float32" and self.head_dim == 64
+
+
+@dataclass(frozen=True)
+class Target:
+    """How many times as fast as the baseline a method should be."""
+
+    factor: float
+
+    def __str__(self) -> str:
+        if self.factor < 1.0:
+            return f"<= {1.0 / self.factor:g}x its time"
+        return f">= {self.factor:g}x"
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Methods that solve one problem in the same rounds."""
+
+    what: str  # "product" or "attention"
+    n: int
+    num_bases: int
+    methods: tuple[str, ...]
+    targets: dict[str, Target] = field(default_factory=dict)
+    demands_strips: bool = False  # also where exact attention would be chosen
+
+    @property
+    def baseline(self) -> str:
+        """What others are compared with, where it is installed."""
+        return BY_BASIS if self.what == "product" else TORCH
+
+    def __str__(self) -> str:
+        return f"{self.what}, n = {self.n:,}, k = {self.num_bases}"
+
+
+PRODUCTS = (PRODUCT, BY_BASIS, BY_STRIP)
+FAST = (CONV, TORCH, EXACT, BY_STRIP)
+AS_FAST = Target(1.0 / 1.2)
+
+QUICK_TABLE = (
+    Contest("product", 16384, 16, PRODUCTS, {PRODUCT: Target(15)}),
+    Contest("product", 16384, 64, PRODUCTS, {PRODUCT: Target(25)}),
+    Contest("attention", 4096, 4, (*FAST, PLAIN), {CONV: Target(12), EXACT: AS_FAST}),
+    Contest("attention", 4096, 512, FAST, {CONV: Target(1.3)}, demands_strips=True),
+    Contest("attention", 16384, 16, FAST, {CONV: Target(35), EXACT: AS_FAST}),
+)
+TABLE = (
+    *QUICK_TABLE,
+    Contest("attention", 65536, 16, FAST, {CONV: Target(130)}),
+    # exact_attention would take as long again as torch, and the line above tells their ratio.
+    Contest("attention", 131072, 16, (CONV, TORCH, BY_STRIP), {CONV: Target(200)}),
+)
+
+#: Lengths over which the growth of conv_attention's time is fitted, and its largest exponent.
+GROWTH = tuple(Contest("growth", 2**power, 16, (CONV,)) for power in range(14, 19))
+GROWTH_TARGET = 1.1
+
+#: Problem of the memory line, n and k, and how many MiB the call may need at its peak.
+MEMORY = (262144, 8)
+MEMORY_TARGET = 1536.0
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The problems of the picture."""
+
+    lengths: tuple[int, ...]
+    bases: tuple[int, ...]
+    length: int  # of the panel that shows time against k
+    num_bases: int  # of the panel that shows time against n
+
+    def contests(self) -> Iterator[Contest]:
+        """conv_attention everywhere; the others along the two lines that show them."""
+        for n in self.lengths:
+            for k in self.bases:
+                # Drawing more strips takes longer than timing them; 2^25 entries are 256 MiB.
+                if k > max(n // 8, min(n // 4, 512)) or k * n > 2**25:
+                    continue
+                methods: tuple[str, ...] = (CONV,)
+                if k == self.num_bases:
+                    methods = FAST
+                elif n == self.length and k <= 256:
+                    methods = (CONV, BY_STRIP)
+                yield Contest("attention", n, k, methods, demands_strips=True)
+
+
+QUICK_GRID = Grid((1024, 2048, 4096, 8192), (2, 8, 32, 128, 512), 4096, 8)
+GRID = Grid(
+    tuple(2**power for power in range(10, 17)), tuple(2**power for power in range(12)), 16384, 16
+)
+
+
+def break_even(n: int, head_dim: int) -> int:
+    """Number of strips from which the cost model prefers exact attention."""
+    return _core.break_even(n, head_dim, head_dim)
