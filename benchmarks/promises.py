@@ -2,7 +2,7 @@
 
 One line a promise: what was run and how large, what was measured, the limit or the baseline that it
 is held against, and whether it held. The exit code is 0 if all did. Times are the business of
-benchmarks/attention.py.
+`convbasis bench`.
 
     python benchmarks/promises.py [--quick]
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ import numpy as np
 
 import convbasis as cb
 from convbasis import problems, reference
+from convbasis.cli._bench_memory import NotMeasured, memory_growth
 from convbasis.problems import Problem
 
 
@@ -200,32 +200,16 @@ def future_independence(quick: bool) -> Iterator[Line]:
         yield none_of(f"future-independence, {dtype}, 1 to 8 threads", failures, count)
 
 
-MEMORY = """
-import numpy as np, convbasis as cb
-def status(name):
-    lines = open("/proc/self/status").read().split("\\n")
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))
-def attend(p):
-    return cb.conv_attention(p.query, p.key, p.value, is_causal=True, scale=p.scale, num_threads=2)
-attend(cb.problems.conv_problem(256, 64, 1, dtype=np.float32))
-problem = cb.problems.conv_problem(16384, 64, 16, dtype=np.float32)
-with open("/proc/self/clear_refs", "w") as reset:
-    reset.write("5")  # the peak starts again from what is held now
-before = status("VmRSS")
-out = attend(problem)
-print(status("VmHWM") - before)
-"""
-
-
 def memory(quick: bool) -> Iterator[Line]:
     """Peak growth of one call, recovery included, in a process of its own."""
     what = "memory growth of a call, n 16,384 k 16, float32"
-    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        yield Line(what, f"not measured: {reason}", "", None if "/proc/self" in reason else False)
+    try:
+        grown = memory_growth(16384, 64, 16, dtype="float32", seed=0, num_threads=2)
+    except NotMeasured as error:
+        held = None if "/proc/self" in str(error) else False
+        yield Line(what, f"not measured: {error}", "", held)
     else:
-        yield Line(what, f"{float(done.stdout):.0f} MiB", "<= 200", float(done.stdout) <= 200)
+        yield Line(what, f"{grown:.0f} MiB", "<= 200", grown <= 200)
 
 
 def main() -> int:

@@ -91,6 +91,8 @@ class Growth:
 class Memory:
     """How much one call of conv_attention needs at its peak."""
 
+    n: int
+    num_bases: int
     mebibytes: float | None
     reason: str | None  # why it could not be measured
     has_target: bool
@@ -232,5 +234,5 @@ def measure_memory(settings: Settings) -> Memory:
             num_threads=settings.num_threads,
         )
     except NotMeasured as error:
-        return Memory(None, str(error), settings.has_targets)
-    return Memory(mebibytes, None, settings.has_targets)
+        return Memory(n, num_bases, None, str(error), settings.has_targets)
+    return Memory(n, num_bases, mebibytes, None, settings.has_targets)

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from .. import build_info
-from ._bench_cases import GROWTH_TARGET, MEMORY, MEMORY_TARGET, break_even
+from ._bench_cases import GROWTH_TARGET, MEMORY_TARGET, break_even
 from ._bench_job import Growth, Memory, Outcome, Result
 from ._bench_text import versions
 from .info import processor
@@ -70,10 +70,9 @@ def growth_dict(growth: Growth) -> dict[str, Any]:
 
 def memory_dict(memory: Memory) -> dict[str, Any]:
     """Peak growth of the resident set."""
-    n, num_bases = MEMORY
     return {
-        "n": n,
-        "num_bases": num_bases,
+        "n": memory.n,
+        "num_bases": memory.num_bases,
         "mebibytes": memory.mebibytes,
         "not_measured": memory.reason,
         "target": MEMORY_TARGET if memory.has_target else None,

@@ -123,16 +123,17 @@ def speedup_panel(figure: Any, axes: Any, outcome: Outcome, baseline: str) -> No
         ylabel="number of strips k",
         ylim=edges(bases)[[0, -1]],
     )
-    inside = max(place for place in range(len(fine)) if limit[place] < edges(bases)[-1])
-    axes.annotate(
-        "break-even of\nthe cost model",
-        (fine[inside // 2], limit[inside // 2]),
-        (-8, 14),
-        textcoords="offset points",
-        ha="right",
-        path_effects=halo,
-        zorder=5,
-    )
+    inside = int(np.searchsorted(limit, edges(bases)[-1]))  # of the line, which rises
+    if inside:
+        axes.annotate(
+            "break-even of\nthe cost model",
+            (fine[inside // 2], limit[inside // 2]),
+            (-8, 14),
+            textcoords="offset points",
+            ha="right",
+            path_effects=halo,
+            zorder=5,
+        )
     axes.set_facecolor("#F0F0F0")  # where nothing was measured
     bar = figure.colorbar(shown, ax=axes, pad=0.02, aspect=30)
     low, high = int(np.ceil(np.log2(smallest))), int(np.floor(np.log2(largest)))

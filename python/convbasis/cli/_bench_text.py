@@ -7,7 +7,7 @@ import platform
 import numpy as np
 
 from .. import __version__, _validate, build_info
-from ._bench_cases import GROWTH_TARGET, MEMORY, MEMORY_TARGET, Settings
+from ._bench_cases import GROWTH_TARGET, MEMORY_TARGET, Settings
 from ._bench_job import TRUTH_ROWS, Growth, Memory, Result
 from ._bench_peers import BY_STRIP, NOTES, PRODUCT
 from ._names import CONV, EXACT, TORCH
@@ -116,8 +116,12 @@ def growth_line(growth: Growth) -> str:
 
 def memory_line(memory: Memory) -> str:
     """The line of peak memory."""
-    n, k = MEMORY
-    cells = {"problem": "memory", "n": f"{n:,}", "k": str(k), "method": CONV}
+    cells = {
+        "problem": "memory",
+        "n": f"{memory.n:,}",
+        "k": str(memory.num_bases),
+        "method": CONV,
+    }
     if memory.mebibytes is None:
         cells["against baseline"] = "not measured"
     else:

@@ -1,0 +1,408 @@
+"""`convbasis bench`: its table, JSON and picture on tiny problems; nothing here looks at times."""
+
+import json
+import math
+import os
+import struct
+import sys
+
+import numpy as np
+import pytest
+
+from convbasis import _core, cli
+from convbasis.basis import ConvBasis
+from convbasis.cli import _bench_cases, _bench_job, _bench_memory, _bench_peers, _timing, bench
+from convbasis.cli._bench_cases import Contest, Grid, Settings, Target
+from convbasis.cli._plain import budget, plain_attention, relative_error
+from convbasis.problems import conv_problem
+from convbasis.recover import RecoverOptions
+
+PNG = b"\x89PNG\r\n\x1a\n"
+SETTINGS = Settings(16, "float32", 0, 2, 2, False)
+ATTENTION = ("conv_attention", "torch SDPA", "exact_attention", "one FFT per strip", "plain NumPy")
+TABLE = (
+    Contest("product", 200, 3, _bench_cases.PRODUCTS, {"conv_matmul": Target(15)}),
+    Contest(
+        "attention",
+        256,
+        3,
+        ATTENTION,
+        {"conv_attention": Target(12), "exact_attention": Target(1 / 1.2)},
+    ),
+    Contest("attention", 128, 16, ATTENTION[:3], demands_strips=True),
+)
+SMALL = ("bench", "--head-dim", "16", "--repeats", "2", "--num-threads", "2")
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    """A benchmark of small problems, without pauses."""
+    growth = tuple(Contest("growth", n, 2, ("conv_attention",)) for n in (128, 256, 512))
+    monkeypatch.setattr(_timing, "PAUSE", 0.0)
+    monkeypatch.setattr(bench, "TABLE", TABLE)
+    monkeypatch.setattr(bench, "QUICK_TABLE", TABLE[:1])
+    monkeypatch.setattr(bench, "GROWTH", growth)
+    monkeypatch.setattr(bench, "GRID", Grid((128, 256), (1, 4, 16), 256, 4))
+    monkeypatch.setattr(_bench_job, "MEMORY", (512, 2))
+    monkeypatch.setattr(_bench_job, "memory_growth", lambda *_, **__: 1.5)
+
+
+@pytest.fixture
+def run(capsys):
+    """Exit code, standard output and standard error of a call."""
+
+    def call(*arguments):
+        code = cli.main(arguments)
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def missing(monkeypatch):
+    """Make imports of a package fail, and the command find no version of it."""
+
+    def remove(package):
+        for name in [package, *(name for name in sys.modules if name.startswith(f"{package}."))]:
+            monkeypatch.setitem(sys.modules, name, None)
+        for name in ("_bench_plot", "_plot_style"):
+            monkeypatch.delitem(sys.modules, f"convbasis.cli.{name}", raising=False)
+
+    return remove
+
+
+def raising(error):
+    """A function that only raises."""
+
+    def function(*_, **__):
+        raise error
+
+    return function
+
+
+def table(text):
+    """Lines of a Markdown table as dictionaries, after a look at its form."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in lines}) == 1
+    names, rule, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines)
+    assert all(set(cell) <= set("-:") and len(cell) >= 3 for cell in rule)
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def written(path):
+    """The content of a JSON file that has no NaN and no infinity."""
+    return json.loads(path.read_text(), parse_constant=raising(AssertionError("not JSON")))
+
+
+def without_torch(missing):
+    missing("torch")
+    return "exact_attention"
+
+
+# --- the whole command ----------------------------------------------------------------------------
+def test_table_and_json_agree(run, tmp_path, missing):
+    pytest.importorskip("scipy")
+    baseline = without_torch(missing)
+    path = tmp_path / "bench.json"
+    code, out, err = run(*SMALL, "--json", str(path))
+    assert (code, err) == (0, "")
+    rows, content = table(out), written(path)
+    measured = [
+        (contest, name, method)
+        for contest in [*content["contests"], *content["growth"]["contests"]]
+        for name, method in contest["methods"].items()
+    ]
+    timed = [row for row in rows if row["error"]]
+    assert len(timed) == len(measured) == len(rows) - 2
+    for row, (contest, name, method) in zip(timed, measured, strict=True):
+        assert (row["problem"], row["n"]) == (contest["problem"], f"{contest['n']:,}")
+        assert (row["k"], row["error"]) == (str(contest["num_bases"]), f"{method['error']:.1e}")
+        assert row["method"].startswith(name)
+        seconds = method["seconds"]
+        assert 0.0 < seconds["min"] <= seconds["median"] <= seconds["max"]
+        assert seconds["runs"] == 2
+        if contest["problem"] != "growth":
+            assert contest["baseline"] == (
+                "one FFT per basis" if contest["problem"] == "product" else baseline
+            )
+    assert [row["problem"] for row in rows[-2:]] == ["growth", "memory"]
+    assert (rows[-1]["n"], rows[-1]["against baseline"]) == ("512", "2 MiB")
+    assert content["memory"]["mebibytes"] == 1.5
+    assert rows[-2]["against baseline"] == f"time ~ n^{content['growth']['exponent']:.2f}"
+    assert {path.name} == {entry.name for entry in tmp_path.iterdir()}
+
+
+def test_errors_are_those_of_the_working_precision(run, tmp_path, missing):
+    without_torch(missing)
+    path = tmp_path / "bench.json"
+    assert run(*SMALL, "--json", str(path))[0] == 0
+    first, attention, strips = written(path)["contests"]
+    plain = attention["methods"]["plain NumPy"]["error"]
+    limit = budget(plain, np.float32)
+    assert 0.0 < plain < 1e-6
+    for contest in (attention, strips):
+        for name in ("conv_attention", "exact_attention"):
+            assert 0.0 < contest["methods"][name]["error"] <= limit
+    # A float32 FFT of length 512 loses at most a few roundings for each of its 9 halvings.
+    assert all(0.0 < method["error"] < 9 * 2**-23 * 4 for method in first["methods"].values())
+    assert attention["by_strips"]
+    assert strips["by_strips"]
+    assert attention["rows_exact"] >= 0
+    assert run(*SMALL, "--dtype", "float64", "--json", str(path))[0] == 0
+    errors = [
+        method["error"]
+        for contest in written(path)["contests"]
+        for name, method in contest["methods"].items()
+        if "strip" not in name
+    ]
+    assert 0.0 < max(errors) < 1e-11
+
+
+def test_targets_are_for_one_type_and_head_dim(run, missing):
+    without_torch(missing)
+    rows = table(run("bench", "--repeats", "1")[1])
+    wanted = {row["method"]: (row["target"], row["met"]) for row in rows if row["target"]}
+    assert wanted["conv_attention (strips)"][0] == ">= 12x"
+    assert wanted["conv_matmul"][0] == ">= 15x"
+    assert wanted["conv_attention"][0] in ("<= n^1.1", "< 1,536 MiB")
+    assert {met for _, met in wanted.values()} <= {"yes", "no"}
+    out = run(*SMALL)[1]
+    assert {row["target"] for row in table(out)} == {""}
+    assert "Targets are for float32 and head_dim 64 alone." in out
+
+
+def test_quick_leaves_out_growth_and_memory(run, tmp_path):
+    path = tmp_path / "bench.json"
+    code, out, _ = run(*SMALL, "--quick", "--json", str(path))
+    content = written(path)
+    assert code == 0
+    assert {row["problem"] for row in table(out)} == {"product"}
+    assert (content["growth"], content["memory"], content["grid"]) == (None, None, [])
+    assert content["settings"]["quick"]
+
+
+def test_without_torch_exact_attention_is_the_baseline(run, missing):
+    without_torch(missing)
+    rows = table(run(*SMALL)[1])
+    assert {row["method"] for row in rows if row["against baseline"] == "baseline"} == {
+        "one FFT per basis",
+        "exact_attention",
+    }
+    assert not any("torch" in row["method"] for row in rows)
+
+
+def test_what_is_missing_is_said(run, missing, monkeypatch):
+    missing("scipy")
+    without_torch(missing)
+    monkeypatch.setattr("convbasis.cli._bench_text.version_of", lambda _: None)
+    code, out, _ = run(*SMALL)
+    assert code == 0
+    assert "torch is not installed: exact_attention is the baseline" in out
+    assert "pip install torch" in out
+    assert "scipy is not installed: conv_matmul has no baseline" in out
+    assert "FFT per" not in "".join(row["method"] for row in table(out))
+    assert [row["against baseline"] for row in table(out) if row["method"] == "conv_matmul"] == [""]
+
+
+def test_torch_is_the_baseline_where_it_is_installed(run):
+    pytest.importorskip("torch")
+    rows = [row for row in table(run(*SMALL)[1]) if row["method"] == "torch SDPA"]
+    assert [row["against baseline"] for row in rows] == ["baseline"] * 2
+
+
+# --- files and options ----------------------------------------------------------------------------
+def test_plot_writes_a_picture(run, tmp_path, missing):
+    pytest.importorskip("matplotlib")
+    without_torch(missing)
+    path, numbers = tmp_path / "bench.png", tmp_path / "bench.json"
+    code, _, err = run(*SMALL, "--plot", str(path), "--json", str(numbers))
+    assert (code, err) == (0, "")
+    picture = path.read_bytes()
+    width, height = struct.unpack(">II", picture[16:24])
+    assert picture.startswith(PNG)
+    assert picture.endswith(b"IEND\xaeB`\x82")
+    assert width > height > 800
+    grid = written(numbers)["grid"]
+    assert {(cell["n"], cell["num_bases"]) for cell in grid} == {
+        (n, k) for n in (128, 256) for k in (1, 4, 16)
+    }
+    assert {cell["break_even"] for cell in grid} == {
+        _core.break_even(128, 16, 16),
+        _core.break_even(256, 16, 16),
+    }
+    assert {entry.name for entry in tmp_path.iterdir()} == {"bench.png", "bench.json"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--repeats", "0"], "--repeats: expected an integer of at least 1, got '0'"),
+        (["--head-dim", "8"], "--head-dim: expected an integer of at least 16, got '8'"),
+        (["--num-threads", "none"], "--num-threads: expected an integer of at least 1"),
+        (["--seed", "-1"], "--seed: expected an integer of at least 0"),
+        (["--dtype", "bfloat16"], "invalid choice: 'bfloat16'"),
+        (["--json"], "--json: expected one argument"),
+        (["--json", "bench.txt"], "--json makes a .json file"),
+        (["--json", "missing/bench.json"], "choose another place with --json"),
+        (["--plot", "bench.json"], "--plot makes a .png file"),
+        (["--plot", "missing/bench.png"], "choose another place with --plot"),
+    ],
+)
+def test_errors_are_one_line_before_the_work(run, monkeypatch, tmp_path, arguments, told):
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(bench, "measure", raising(AssertionError("the work has begun")))
+    code, out, err = run("bench", *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("convbasis: error: ")
+    assert err.count("\n") == 1
+    assert told in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_plot_needs_matplotlib(run, missing, tmp_path):
+    missing("matplotlib")
+    code, out, err = run(*SMALL, "--plot", str(tmp_path / "bench.png"))
+    assert (code, out) == (2, "")
+    assert "pip install 'convbasis[cli]', or leave out --plot" in err
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError()])
+def test_an_interruption_leaves_no_file(run, monkeypatch, tmp_path, error):
+    pytest.importorskip("matplotlib")
+    paths = {"--json": tmp_path / "bench.json", "--plot": tmp_path / "bench.png"}
+    paths["--json"].write_text("something older")
+    monkeypatch.setattr(bench, "measure_memory", raising(error))
+    options = [str(word) for pair in paths.items() for word in pair]
+    assert run(*SMALL, *options)[0] in (130, 2)
+    assert paths["--json"].read_text() == "something older"
+    assert os.listdir(tmp_path) == ["bench.json"]
+
+
+def test_help_has_examples(run):
+    code, out, err = run("bench", "--help")
+    assert (code, err) == (0, "")
+    assert "examples:\n  convbasis bench --quick" in out
+
+
+def test_every_stage_is_announced(monkeypatch, capsys, missing):
+    without_torch(missing)
+    steps = []
+
+    class Counting(bench.Silent):
+        def step(self, text):
+            steps.append(text)
+
+    job = bench.Job(SETTINGS, with_grid=True)
+    job.run(Counting())
+    assert len(steps) == job.stages - 1  # the last one is the picture
+    assert steps[0] == "product, n = 200, k = 3: building the problem"
+    assert "memory, in a process of its own" in steps
+    capsys.readouterr()
+
+
+# --- the parts ------------------------------------------------------------------------------------
+def test_peers_agree_in_float64():
+    fft = pytest.importorskip("scipy.fft")
+    problem = conv_problem(300, 16, 5, seed=1)
+    x, rows = problem.value, np.array([0, 1, 17, 150, 298, 299])
+    basis = ConvBasis(problem.starts, 5, problem.kernels)
+    truth = _bench_peers.product_truth(basis, x, rows)
+    dense = np.tril(problem.scale * problem.query @ problem.key.T)
+    assert relative_error(truth, (dense @ x)[rows]) < 1e-12
+    for run in _bench_peers.product_peers(basis, x, 1).values():
+        assert relative_error(run()[rows], truth) < 1e-12
+    got = _bench_peers.attention_by_strip(fft, problem, RecoverOptions(), 1)
+    truth = _bench_peers.attention_truth(problem, np.arange(300))
+    assert relative_error(got, truth) < 1e-11
+    plain = plain_attention(
+        problem.query, problem.key, x, scale=problem.scale, is_causal=True, rows=rows
+    )
+    assert relative_error(plain, truth[rows]) < 1e-14
+
+
+def test_rows_of_the_errors():
+    assert np.array_equal(_bench_job.sample_rows(2048, 0), np.arange(2048))
+    rows = _bench_job.sample_rows(2**17, 0)
+    assert rows.size == _bench_job.TRUTH_ROWS
+    assert np.all(np.diff(rows) > 0)
+    assert rows[-1] < 2**17
+
+
+def result_of(contest, medians, baseline="torch SDPA"):
+    scores = {
+        name: _bench_job.Score(_timing.Seconds((median,)), 1e-7) for name, median in medians.items()
+    }
+    return _bench_job.Result(contest, scores, baseline, 1)
+
+
+def test_verdicts():
+    contest = TABLE[1]
+    result = result_of(
+        contest, {"conv_attention": 1.0, "torch SDPA": 12.0, "exact_attention": 14.5}
+    )
+    assert result.speedup("conv_attention") == 12.0
+    assert result.met("conv_attention") is True
+    assert result.met("exact_attention") is False
+    assert result.met("torch SDPA") is None
+    alone = result_of(contest, {"conv_attention": 1.0}, baseline=None)
+    assert (alone.speedup("conv_attention"), alone.met("conv_attention")) == (None, None)
+
+
+def test_growth_is_the_slope_of_the_logarithms():
+    results = [
+        result_of(Contest("growth", n, 16, ("conv_attention",)), {"conv_attention": 3.0 * n**1.25})
+        for n in (1024, 2048, 4096)
+    ]
+    assert _bench_job.Growth(results, True).exponent == pytest.approx(1.25, rel=1e-12)
+    assert _bench_job.Growth(results, True).met is False
+    assert _bench_job.Growth(results, False).met is None
+
+
+def test_slow_functions_get_fewer_rounds(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(_timing.time, "perf_counter", lambda: now[0])
+
+    def taking(seconds):
+        def function():
+            now[0] += seconds
+
+        return function
+
+    functions = {"slow": taking(5.0), "fast": taking(0.25)}
+    found = _timing.interleaved(functions, lambda _: None, rounds=7, seconds=4.0)
+    assert found["slow"].runs == (5.0, 5.0)
+    assert found["fast"].runs == (0.25,) * 7
+
+
+@pytest.mark.skipif(not _bench_memory.RESET.exists(), reason="needs Linux")
+def test_memory_is_measured_in_a_process_of_its_own():
+    sizes = {"dtype": "float32", "seed": 0, "num_threads": 1}
+    n, head_dim, num_bases = 32768, 16, 8
+    grown = _bench_memory.memory_growth(n, head_dim, num_bases, **sizes)
+    held = 4 * n * (head_dim + num_bases) / 2**20  # output and kernels
+    assert held <= grown < 200
+    with pytest.raises(_bench_memory.NotMeasured, match="num_bases is out of range"):
+        _bench_memory.memory_growth(10, head_dim, 11, **sizes)
+
+
+def test_memory_that_cannot_be_measured_is_said(run, monkeypatch, tmp_path):
+    error = _bench_memory.NotMeasured("no such file: /proc/self/clear_refs")
+    monkeypatch.setattr(_bench_job, "memory_growth", raising(error))
+    path = tmp_path / "bench.json"
+    code, out, _ = run(*SMALL, "--json", str(path))
+    memory = written(path)["memory"]
+    assert code == 0
+    assert table(out)[-1]["against baseline"] == "not measured"
+    assert (memory["mebibytes"], memory["not_measured"]) == (None, str(error))
+
+
+def test_the_contests_of_the_targets_are_there():
+    from convbasis.cli._bench_cases import GROWTH, QUICK_TABLE, TABLE
+
+    sizes = {(contest.what, contest.n, contest.num_bases) for contest in TABLE}
+    assert {("attention", 131072, 16), ("attention", 4096, 512), ("product", 16384, 64)} <= sizes
+    assert all(contest in TABLE for contest in QUICK_TABLE)
+    assert max(contest.n for contest in QUICK_TABLE) == 16384
+    assert [contest.n for contest in GROWTH] == [2**power for power in range(14, 19)]
+    assert math.isclose(_bench_cases.AS_FAST.factor, 1 / 1.2)
