@@ -60,7 +60,7 @@ def run(capsys):
 
 @pytest.fixture
 def missing(monkeypatch):
-    """Make imports of a package fail, and the command find no version of it."""
+    """Make imports of a package fail."""
 
     def remove(package):
         for name in [package, *(name for name in sys.modules if name.startswith(f"{package}."))]:
@@ -94,15 +94,15 @@ def written(path):
     return json.loads(path.read_text(), parse_constant=raising(AssertionError("not JSON")))
 
 
-def without_torch(missing):
+@pytest.fixture
+def no_torch(missing):
     missing("torch")
-    return "exact_attention"
 
 
 # --- the whole command ----------------------------------------------------------------------------
-def test_table_and_json_agree(run, tmp_path, missing):
+@pytest.mark.usefixtures("no_torch")
+def test_table_and_json_agree(run, tmp_path):
     pytest.importorskip("scipy")
-    baseline = without_torch(missing)
     path = tmp_path / "bench.json"
     code, out, err = run(*SMALL, "--json", str(path))
     assert (code, err) == (0, "")
@@ -123,7 +123,7 @@ def test_table_and_json_agree(run, tmp_path, missing):
         assert seconds["runs"] == 2
         if contest["problem"] != "growth":
             assert contest["baseline"] == (
-                "one FFT per basis" if contest["problem"] == "product" else baseline
+                "one FFT per basis" if contest["problem"] == "product" else "exact_attention"
             )
     assert [row["problem"] for row in rows[-2:]] == ["growth", "memory"]
     assert (rows[-1]["n"], rows[-1]["against baseline"]) == ("512", "2 MiB")
@@ -132,8 +132,8 @@ def test_table_and_json_agree(run, tmp_path, missing):
     assert {path.name} == {entry.name for entry in tmp_path.iterdir()}
 
 
-def test_errors_are_those_of_the_working_precision(run, tmp_path, missing):
-    without_torch(missing)
+@pytest.mark.usefixtures("no_torch")
+def test_errors_are_those_of_the_working_precision(run, tmp_path):
     path = tmp_path / "bench.json"
     assert run(*SMALL, "--json", str(path))[0] == 0
     first, attention, strips = written(path)["contests"]
@@ -158,8 +158,8 @@ def test_errors_are_those_of_the_working_precision(run, tmp_path, missing):
     assert 0.0 < max(errors) < 1e-11
 
 
-def test_targets_are_for_one_type_and_head_dim(run, missing):
-    without_torch(missing)
+@pytest.mark.usefixtures("no_torch")
+def test_targets_are_for_one_type_and_head_dim(run):
     rows = table(run("bench", "--repeats", "1")[1])
     wanted = {row["method"]: (row["target"], row["met"]) for row in rows if row["target"]}
     assert wanted["conv_attention (strips)"][0] == ">= 12x"
@@ -181,8 +181,8 @@ def test_quick_leaves_out_growth_and_memory(run, tmp_path):
     assert content["settings"]["quick"]
 
 
-def test_without_torch_exact_attention_is_the_baseline(run, missing):
-    without_torch(missing)
+@pytest.mark.usefixtures("no_torch")
+def test_without_torch_exact_attention_is_the_baseline(run):
     rows = table(run(*SMALL)[1])
     assert {row["method"] for row in rows if row["against baseline"] == "baseline"} == {
         "one FFT per basis",
@@ -191,10 +191,9 @@ def test_without_torch_exact_attention_is_the_baseline(run, missing):
     assert not any("torch" in row["method"] for row in rows)
 
 
-def test_what_is_missing_is_said(run, missing, monkeypatch):
+@pytest.mark.usefixtures("no_torch")
+def test_what_is_missing_is_said(run, missing):
     missing("scipy")
-    without_torch(missing)
-    monkeypatch.setattr("convbasis.cli._bench_text.version_of", lambda _: None)
     code, out, _ = run(*SMALL)
     assert code == 0
     assert "torch is not installed: exact_attention is the baseline" in out
@@ -211,9 +210,9 @@ def test_torch_is_the_baseline_where_it_is_installed(run):
 
 
 # --- files and options ----------------------------------------------------------------------------
-def test_plot_writes_a_picture(run, tmp_path, missing):
+@pytest.mark.usefixtures("no_torch")
+def test_plot_writes_a_picture(run, tmp_path):
     pytest.importorskip("matplotlib")
-    without_torch(missing)
     path, numbers = tmp_path / "bench.png", tmp_path / "bench.json"
     code, _, err = run(*SMALL, "--plot", str(path), "--json", str(numbers))
     assert (code, err) == (0, "")
@@ -285,8 +284,8 @@ def test_help_has_examples(run):
     assert "examples:\n  convbasis bench --quick" in out
 
 
-def test_every_stage_is_announced(monkeypatch, capsys, missing):
-    without_torch(missing)
+@pytest.mark.usefixtures("no_torch")
+def test_every_stage_is_announced(capsys):
     steps = []
 
     class Counting(bench.Silent):

@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CommandError as error:
         return failed(str(error))
     except MemoryError:
-        return failed("there is not enough memory for this size; give a smaller --n")
+        return failed("there is not enough memory for this size; ask for a smaller one")
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:

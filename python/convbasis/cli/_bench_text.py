@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import __version__, _validate, build_info
 from ._bench_cases import GROWTH_TARGET, MEMORY_TARGET, Settings
-from ._bench_job import TRUTH_ROWS, Growth, Memory, Result
+from ._bench_job import TRUTH_ROWS, Growth, Memory, Outcome, Result
 from ._bench_peers import BY_STRIP, NOTES, PRODUCT
 from ._names import CONV, EXACT, TORCH
 from ._timing import Seconds, milliseconds
@@ -29,10 +29,11 @@ COLUMNS = {
 }
 LEFT = ("problem", "method", "against baseline", "target", "met")
 
+#: What to say without a package, by the method that needs it.
 MISSING = {
-    "torch": f"torch is not installed: {EXACT} is the baseline instead of {TORCH}, for the "
+    TORCH: f"torch is not installed: {EXACT} is the baseline instead of {TORCH}, for the "
     "targets too. 'pip install torch' brings it; its CPU build is enough.",
-    "scipy": f"scipy is not installed: {PRODUCT} has no baseline, and '{BY_STRIP}' is left out. "
+    BY_STRIP: f"scipy is not installed: {PRODUCT} has no baseline, and '{BY_STRIP}' is left out. "
     "pip install 'convbasis[cli]' brings it.",
 }
 
@@ -41,7 +42,7 @@ def versions() -> dict[str, str]:
     """What the times depend on."""
     found = {"convbasis": __version__, "SIMD": str(build_info()["simd"])}
     found.update(NumPy=np.__version__, Python=platform.python_version())
-    peers = {name: version_of(name) for name in MISSING}
+    peers = {name: version_of(name) for name in ("torch", "scipy")}
     return {**found, **{name: version for name, version in peers.items() if version}}
 
 
@@ -131,9 +132,15 @@ def memory_line(memory: Memory) -> str:
     return line(cells)
 
 
-def notes(settings: Settings, seconds: float) -> list[str]:
+def notes(outcome: Outcome, seconds: float) -> list[str]:
     """The lines after the last result."""
-    found = versions()
+    settings = outcome.settings
+    missing = {
+        method
+        for result in outcome.results
+        for method in result.contest.methods
+        if method not in result.scores
+    }
     cores = _validate.threads("bench", None)
     lines = [
         "Times are medians of interleaved runs after a warm-up; those of conv_attention include "
@@ -147,7 +154,7 @@ def notes(settings: Settings, seconds: float) -> list[str]:
         lines.append("Targets were set for two threads.")
     if settings.num_threads != cores:
         lines.append(f"NumPy takes as many threads as it likes, not {settings.num_threads}.")
-    lines += [text for name, text in MISSING.items() if name not in found]
+    lines += [text for method, text in MISSING.items() if method in missing]
     return ["", *(f"- {text}" for text in lines), "", f"{seconds:.0f} s in all"]
 
 

@@ -105,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
             shown.step("drawing the picture")
             picture = draw(outcome, job.grid)
     seconds = time.perf_counter() - began
-    print("\n".join(notes(settings, seconds)), flush=True)
+    print("\n".join(notes(outcome, seconds)), flush=True)
     if json_path is not None:
         content = json.dumps(plain(as_dict(outcome, seconds)), indent=2, allow_nan=False)
         _files.write(json_path, f"{content}\n".encode(), "--json")
