@@ -100,7 +100,7 @@ class Grid:
         for n in self.lengths:
             for k in self.bases:
                 # Drawing more strips takes longer than timing them; 2^25 entries are 256 MiB.
-                if k > max(n // 8, min(n // 4, 512)) or k * n > 2**25:
+                if k > max(n // 8, min(n // 4, 256)) or k * n > 2**25:
                     continue
                 methods: tuple[str, ...] = (CONV,)
                 if k == self.num_bases:

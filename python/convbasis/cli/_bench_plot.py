@@ -74,6 +74,7 @@ def bases_panel(axes: Any, outcome: Outcome, grid: Grid) -> None:
         textcoords="offset points",
         ha="right",
         color=GREY,
+        path_effects=[withStroke(linewidth=3, foreground="white")],
     )
     axes.set(title=f"Time against k, n = {grid.length:,}", ylabel="median time")
     name_lines(axes)
@@ -100,7 +101,8 @@ def speedup_panel(figure: Any, axes: Any, outcome: Outcome, baseline: str) -> No
     )
     for row, column in np.argwhere(np.isfinite(image)):
         value = image[row, column]
-        strong = abs(norm(np.log2(value)) - 0.5) > 0.3
+        place = float(norm(np.log2(value)))
+        strong = abs(place - 0.5) > 0.3
         axes.text(
             lengths[column],
             bases[row],
@@ -109,6 +111,7 @@ def speedup_panel(figure: Any, axes: Any, outcome: Outcome, baseline: str) -> No
             va="center",
             zorder=4,  # above the line
             color="white" if strong else "#222222",
+            path_effects=[withStroke(linewidth=3, foreground=shown.cmap(place))],
         )
     log_axes(axes, lengths, "sequence length n", limits=edges(lengths)[[0, -1]])
     axes.set_yscale("log", base=2)
@@ -128,10 +131,10 @@ def speedup_panel(figure: Any, axes: Any, outcome: Outcome, baseline: str) -> No
         axes.annotate(
             "break-even of\nthe cost model",
             (fine[inside // 2], limit[inside // 2]),
-            (-8, 14),
-            textcoords="offset points",
-            ha="right",
-            path_effects=halo,
+            (0.015, 0.985),
+            textcoords="axes fraction",
+            va="top",
+            arrowprops={"arrowstyle": "-", "color": "black", "linewidth": 0.8},
             zorder=5,
         )
     axes.set_facecolor("#F0F0F0")  # where nothing was measured
@@ -167,7 +170,7 @@ def line(axes: Any, method: str, results: list[Result], place: Callable[[Result]
 
 def name_lines(axes: Any) -> None:
     """A legend above the lines, and a grid below them."""
-    axes.legend(loc="upper left")
+    axes.legend(loc="upper left", frameon=True, framealpha=0.9, edgecolor="none")
     axes.grid(color="#E5E5E5", linewidth=0.7)
     axes.set_axisbelow(True)
 
@@ -181,7 +184,8 @@ def log_axes(axes: Any, values: Sequence[int], label: str, limits: Any = None) -
         axes.set_xlim(limits)
         return
     axes.set_yscale("log")
-    low, high = axes.get_ylim()
+    heights = np.concatenate([drawn.get_ydata() for drawn in axes.get_lines()])
+    low, high = heights.min() / 1.5, heights.max() * 1.5  # a single slow run may end outside
     high *= (high / low) ** 0.3  # room for the legend
     axes.set_ylim(low, high)
     steps = (1.0, 2.0, 5.0) if high / low < 1e4 else (1.0,)

@@ -31,7 +31,7 @@ The exit code is 0 whether or not targets are met.
 EPILOG = """\
 examples:
   convbasis bench --quick                           under a minute, n up to 16,384
-  convbasis bench > table.md                        ten minutes or so, n up to 262,144
+  convbasis bench > table.md                        five minutes or so, n up to 262,144
   convbasis bench --quick --json bench.json --plot bench.png
   convbasis bench --num-threads 1 --dtype float64 --head-dim 128
 
@@ -39,7 +39,7 @@ Compare ratios of one run, not times of two: other work on the machine changes b
 """
 
 #: Seconds that the methods of one contest share, in the table and in the picture.
-TABLE_SECONDS, QUICK_TABLE_SECONDS = 20.0, 4.0
+TABLE_SECONDS, QUICK_TABLE_SECONDS = 20.0, 3.0
 GRID_SECONDS, QUICK_GRID_SECONDS = 4.0, 0.5
 GRID_REPEATS = 3
 
