@@ -26,6 +26,20 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr int kMaxThreads = 1024;
 constexpr auto kPollPeriod = std::chrono::milliseconds(50);
+/// How long a thread looks for what it waits for before it sleeps: the loops of one call follow
+/// each other faster than the system wakes a thread.
+constexpr auto kLookPeriod = std::chrono::microseconds(100);
+
+/// Whether `is_there` came true in that time.
+template <class Condition>
+bool looked_for(const Condition& is_there) {
+  const auto end = Clock::now() + kLookPeriod;
+  do {
+    if (is_there()) return true;
+    std::this_thread::yield();
+  } while (Clock::now() < end);
+  return false;
+}
 
 /// When this thread last asked an Interrupt: many short calls in a row are asked about too.
 thread_local Clock::time_point last_poll{};
@@ -40,7 +54,8 @@ struct Job {
   std::atomic<bool> stop{false};
   std::mutex mutex;
   std::condition_variable finished;
-  int joined = 0, left = 0;  // guarded by mutex
+  int joined = 0;            // guarded by mutex
+  std::atomic<int> left{0};  // changed under mutex
   bool closed = false;       // guarded by mutex: nobody may join any more
   std::exception_ptr error;  // guarded by mutex
 
@@ -119,6 +134,7 @@ class Pool {
     {
       std::lock_guard lock(mutex_);
       for (int i = 0; i < helpers; ++i) queue_.push_back(job);
+      queued_.store(static_cast<int>(queue_.size()), std::memory_order_relaxed);
       const int wanted = static_cast<int>(queue_.size());
       while (idle_ + starting_ < wanted && start_thread()) {
       }
@@ -129,6 +145,7 @@ class Pool {
   void withdraw(const std::shared_ptr<Job>& job) {
     std::lock_guard lock(mutex_);
     std::erase(queue_, job);
+    queued_.store(static_cast<int>(queue_.size()), std::memory_order_relaxed);
   }
 
  private:
@@ -150,10 +167,16 @@ class Pool {
     --starting_;
     for (;;) {
       ++idle_;
+      if (queue_.empty()) {
+        lock.unlock();
+        (void)looked_for([this] { return queued_.load(std::memory_order_relaxed) > 0; });
+        lock.lock();
+      }
       wake_.wait(lock, [this] { return !queue_.empty(); });
       --idle_;
       const std::shared_ptr<Job> job = std::move(queue_.front());
       queue_.pop_front();
+      queued_.store(static_cast<int>(queue_.size()), std::memory_order_relaxed);
       lock.unlock();
       if (const int worker = job->join(); worker >= 0) {
         run_items(*job, worker, false);
@@ -166,6 +189,7 @@ class Pool {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<std::shared_ptr<Job>> queue_;
+  std::atomic<int> queued_{0};  // queue_.size(), for a look without the mutex
   int threads_ = 0, idle_ = 0, starting_ = 0;
 };
 
@@ -209,7 +233,11 @@ class Finish {
     if (job_->max_workers > 1) pool().withdraw(job_);
     std::unique_lock lock(job_->mutex);
     job_->closed = true;
-    while (job_->left + 1 < job_->joined) {
+    const int helpers = job_->joined - 1;
+    lock.unlock();
+    (void)looked_for([&] { return job_->left.load(std::memory_order_acquire) == helpers; });
+    lock.lock();
+    while (job_->left < helpers) {
       job_->finished.wait_for(lock, kPollPeriod);
       lock.unlock();
       job_->poll();
