@@ -111,7 +111,6 @@ void register_basis(py::module_& module) {
              arg("num_columns"), arg("x"), arg("out"), arg("transpose"), arg("num_threads"));
   module.def("row_sums", &sums_of, arg("starts"), arg("num_bases"), arg("kernels"),
              arg("num_columns"), arg("out"), arg("num_threads"));
-  module.def("break_even", &break_even, arg("n"), arg("head_dim"), arg("value_dim"));
 }
 
 }  // namespace convbasis::bindings

@@ -18,7 +18,7 @@ py::dict build_info() {
   info["simd_available"] = simd;
   info["simd"] = py::str(std::string(kernels<float>().name));
   info["blas"] = blas::description();
-  info["fft"] = "PocketFFT";
+  info["fft"] = "radix 8 and 4 across channels, twiddle factors of PocketFFT";
   info["cuda"] = cuda_available();
   return info;
 }

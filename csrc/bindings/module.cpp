@@ -24,5 +24,6 @@ PYBIND11_MODULE(_core, module, pybind11::mod_gil_not_used()) {
   pybind11::register_exception_translator(&translate);
   register_attention(module);
   register_basis(module);
+  register_cost(module);
   register_info(module);
 }

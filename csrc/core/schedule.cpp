@@ -5,69 +5,90 @@
 #include <cmath>
 #include <cstdint>
 
-#include "convbasis/recover.h"
 #include "core/buffer.h"
 
 namespace convbasis {
 namespace {
 
-// Single-thread flops a nanosecond, and nanoseconds, measured on an AVX-512 machine in float. Only
-// their ratios matter, and these hold for double and for AVX2 too.
-constexpr double kFftRate = 12, kProductRate = 55, kDirectRate = 70;
-constexpr double kExactRate = 60;     // both products and the exponentials of exact attention
-constexpr double kWindowTime = 0.5;   // an entry of a kernel window, gathered for its FFT
-constexpr double kStripRowTime = 10;  // a row of a strip in a directly summed block
-constexpr double kEntryTime = 10;     // an entry of a kernel: column, exp, row sum
 constexpr index_t kFewBases = 64;  // break_even() is never below: small problems take microseconds
-constexpr index_t kMinBlock = 64, kMaxBlock = 8192;
+constexpr index_t kMinBlock = 32, kMaxBlock = 8192;
 
-double fft_flops(index_t length) {
-  const auto n = static_cast<double>(length);
-  return 2.5 * n * std::log2(n);
-}
+// Steps that a CostModel does not name, as multiples of one that it does: fitted to stage times of
+// many schedules, n = 1,024 to 262,144, k = 1 to 1,024.
+constexpr double kInverse = 1.25;   // an inverse transform, in transforms: it adds to the output
+constexpr double kWindow = 5;       // transform of a kernel window: gathered, scattered
+constexpr double kSpectrum = 7;     // a value of a spectrum, in products: packed and written back
+constexpr double kWeight = 60;      // a value of a window's spectrum: it comes from memory
+constexpr double kRow = 75;         // a row of the output, in direct steps: the edges of its tiles
+constexpr double kStripRow = 1100;  // a row of a strip in its diagonal blocks, all channels
 
 /// What the cost of a problem depends on: strips are taken to be of one length.
 struct Problem {
   double rows, strips, channels;
 };
 
-double level_cost(const Problem& problem, const Level& level) {
-  const double block = static_cast<double>(level.block);
-  const double blocks = std::ceil(problem.rows / block);
-  const double per_span = std::min(static_cast<double>(level.span) / block, blocks);
-  const double pieces = blocks + problem.strips;
-  const double pairs = pieces * (per_span - 1) / 2;
-  const double windows = problem.strips * std::min(per_span - 1, blocks / 2);
-  return (pieces + blocks) * problem.channels * fft_flops(2 * level.block) / kFftRate +
-         windows * (fft_flops(2 * level.block) / kFftRate + 2 * block * kWindowTime) +
-         pairs * 8 * block * problem.channels / kProductRate;
+Problem problem_of(const StripLayout& strips, index_t channels) {
+  return {static_cast<double>(strips.rows), static_cast<double>(strips.count()),
+          static_cast<double>(channels)};
 }
 
-double schedule_cost(const Problem& problem, const Schedule& schedule) {
+StageCosts stage_costs(const Problem& problem, const Schedule& schedule, const CostModel& model) {
+  StageCosts costs;
+  for (const Level& level : schedule.levels) {
+    const double block = static_cast<double>(level.block), depth = std::log2(block);
+    const double blocks = std::ceil(problem.rows / block);
+    const double per_span = std::min(static_cast<double>(level.span) / block, blocks);
+    const double pieces = blocks + problem.strips;
+    const double pairs = pieces * (per_span - 1) / 2;
+    const double windows = problem.strips * std::min(per_span - 1, blocks / 2);
+    const double transform = model.transform * block * depth;
+    costs.transform += transform * (pieces * problem.channels + kWindow * windows);
+    costs.products += model.product * block *
+                      ((pairs + kSpectrum * pieces) * problem.channels + kWeight * windows);
+    costs.inverse += transform * kInverse * blocks * problem.channels;
+  }
   const double diagonal = std::min(static_cast<double>(schedule.diagonal), problem.rows);
-  double cost = problem.rows * diagonal * problem.channels / kDirectRate +
-                problem.strips * diagonal / 2 * kStripRowTime;
-  for (const Level& level : schedule.levels) cost += level_cost(problem, level);
-  return cost;
+  costs.diagonal = model.direct * (problem.rows * (diagonal / 2 + kRow) * problem.channels +
+                                   problem.strips * diagonal / 2 * kStripRow);
+  return costs;
 }
 
-Schedule cheapest(const Problem& problem) {
+double schedule_cost(const Problem& problem, const Schedule& schedule, const CostModel& model) {
+  const StageCosts costs = stage_costs(problem, schedule, model);
+  return costs.transform + costs.products + costs.inverse + costs.diagonal;
+}
+
+/// The best of the schedules that cut blocks of `span` rows further.
+struct Search {
+  const Problem& problem;
+  const CostModel& model;
+  Schedule best;
+  double best_cost;
+
+  void refine(Schedule& schedule, index_t span, int levels) {
+    if (const double cost = schedule_cost(problem, schedule, model); cost < best_cost) {
+      best_cost = cost;
+      best = schedule;
+    }
+    if (levels == 0) return;
+    for (index_t block = kMinBlock; block <= kMaxBlock && 2 * block <= span; block *= 2) {
+      schedule.levels.push_back({block, span});
+      schedule.diagonal = block;
+      refine(schedule, block, levels - 1);
+      schedule.levels.pop_back();
+    }
+    schedule.diagonal = span;
+  }
+};
+
+Schedule cheapest(const Problem& problem, const CostModel& model) {
+  constexpr int kMostLevels = 3;
   const auto rows = static_cast<std::uint64_t>(std::max(problem.rows, 1.0));
   const auto whole = static_cast<index_t>(std::bit_ceil(rows));
-  Schedule best{{}, whole};
-  double best_cost = schedule_cost(problem, best);
-  const auto consider = [&](Schedule candidate) {
-    const double cost = schedule_cost(problem, candidate);
-    if (cost >= best_cost) return;
-    best_cost = cost;
-    best = std::move(candidate);
-  };
-  for (index_t outer = kMinBlock; outer <= kMaxBlock && outer < whole; outer *= 2) {
-    consider({{{outer, whole}}, outer});
-    for (index_t inner = kMinBlock; inner < outer; inner *= 2)
-      consider({{{outer, whole}, {inner, outer}}, inner});
-  }
-  return best;
+  Schedule direct{{}, whole};
+  Search search{problem, model, direct, schedule_cost(problem, direct, model)};
+  search.refine(direct, whole, kMostLevels);
+  return search.best;
 }
 
 }  // namespace
@@ -95,20 +116,24 @@ index_t max_block_lag(const StripLayout& strips, index_t strip, const Level& lev
   return std::min(level.span / level.block - 1, last_block - strips.begin(strip) / level.block);
 }
 
-Schedule choose_schedule(const StripLayout& strips, index_t channels) {
-  return cheapest({static_cast<double>(strips.rows), static_cast<double>(strips.count()),
-                   static_cast<double>(channels)});
+StageCosts stage_costs(const StripLayout& strips, index_t channels, const Schedule& schedule,
+                       const CostModel& model) {
+  return stage_costs(problem_of(strips, channels), schedule, model);
 }
 
-index_t break_even(index_t seq, index_t head_dim, index_t value_dim) {
+Schedule choose_schedule(const StripLayout& strips, index_t channels, const CostModel& model) {
+  return cheapest(problem_of(strips, channels), model);
+}
+
+index_t break_even(index_t seq, index_t head_dim, index_t value_dim, const CostModel& model) {
   if (seq <= 1) return seq;
   const auto n = static_cast<double>(seq), d = static_cast<double>(head_dim);
   const auto channels = static_cast<double>(value_dim);
-  const double exact = n * n * (d + channels) / kExactRate;
+  const double exact = n * n / 2 * (d + channels) * model.exact;
   const auto is_cheaper = [&](index_t k) {
     const Problem problem{n, static_cast<double>(k), channels};
-    const double kernels = problem.strips * n / 2 * kEntryTime;
-    return schedule_cost(problem, cheapest(problem)) + kernels <= exact;
+    const double kernels = problem.strips * n / 2 * (d * model.exact + model.entry);
+    return schedule_cost(problem, cheapest(problem, model), model) + kernels <= exact;
   };
   if (is_cheaper(seq)) return seq;
   index_t low = 1, high = seq;  // the cost grows with k

@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "convbasis/cost_model.h"
 #include "convbasis/types.h"
 
 namespace convbasis {
@@ -45,7 +46,20 @@ struct Pieces {
 /// Block lags of a strip that a level needs: 1 .. max_lag, 0 when it needs none.
 [[nodiscard]] index_t max_block_lag(const StripLayout& strips, index_t strip, const Level& level);
 
+/// Nanoseconds of one thread by stage, by the cost model.
+struct StageCosts {
+  double transform = 0, products = 0, inverse = 0, diagonal = 0;
+};
+[[nodiscard]] StageCosts stage_costs(const StripLayout& strips, index_t channels,
+                                     const Schedule& schedule, const CostModel& model);
+
 /// The cheapest schedule for these strips by the cost model.
-[[nodiscard]] Schedule choose_schedule(const StripLayout& strips, index_t channels);
+[[nodiscard]] Schedule choose_schedule(const StripLayout& strips, index_t channels,
+                                       const CostModel& model);
+
+/// Number of strips from which exact attention is expected to be cheaper, but at least
+/// min(seq, 64).
+[[nodiscard]] index_t break_even(index_t seq, index_t head_dim, index_t value_dim,
+                                 const CostModel& model);
 
 }  // namespace convbasis

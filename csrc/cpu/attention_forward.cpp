@@ -43,24 +43,31 @@ struct Half {
   StripMatrix<T> logits;
   StripWeights<T> weights;
   Schedule schedule;
-  Buffer<T> numerator;
+  Buffer<T> memory;
+  Rows<T> numerator;
   Buffer<double> row_sums;
   std::vector<double> rounding;
 };
 
+/// out: where the numerator may be formed, if it has a place for each channel.
 template <class T>
-void run_half(Half<T>& half, Rows<const T> value, index_t channels, const Exec& exec,
+void run_half(Half<T>& half, const View<T, 2>& out, Rows<const T> value,
+              std::span<const double> norms, index_t channels, const Exec& exec,
               StageSeconds& seconds) {
   const StripMatrix<T>& weights = half.weights.matrix;
   const StripLayout& layout = weights.layout;
-  half.schedule = choose_schedule(layout, channels);
-  half.numerator = Buffer<T>(layout.rows * channels);
-  multiply_strips(weights, half.schedule, false, value, Rows<T>{half.numerator.data(), channels},
-                  channels, exec, seconds);
+  half.schedule = choose_schedule(layout, channels, cost_model<T>());
+  if (out.data != nullptr && out.strides[1] == 1 && out.shape[1] == channels) {
+    half.numerator = {out.data, out.strides[0]};
+  } else {
+    half.memory = Buffer<T>(layout.rows * channels);
+    half.numerator = {half.memory.data(), channels};
+  }
+  multiply_strips(weights, half.schedule, false, value, half.numerator, channels, exec, seconds);
   StageTimer timer(seconds.normalize);
   half.row_sums = Buffer<double>(layout.rows);
   sum_rows(weights, exec, half.row_sums.data());
-  half.rounding = rounding_of_blocks(weights, half.schedule, value, channels, exec);
+  half.rounding = rounding_of_blocks(weights, half.schedule, norms, channels, exec);
 }
 
 /// One head: both halves, the division, and the rows that rounding spoiled.
@@ -74,7 +81,7 @@ class HeadForward {
         rows_(lower.layout.rows),
         value_dim_(value.shape[1]),
         channels_(round_up(value.shape[1], kernels<T>().lanes)),
-        values_(as_value_rows(value, channels_, value_copy_)) {
+        values_(as_value_rows(value, channels_, value_copy_, exec)) {
     halves_.resize(upper != nullptr ? 2 : 1);
     halves_[0].logits = lower;
     if (upper != nullptr) halves_[1].logits = *upper;
@@ -90,10 +97,11 @@ class HeadForward {
       for (std::size_t i = 0; i < halves_.size(); ++i)
         halves_[i].weights = exponentiate(halves_[i].logits, shift_, i > 0, exec_);
     }
-    run_half(halves_[0], values_.rows, channels_, exec_, seconds);
+    run_half(halves_[0], out, values_.rows, values_.norms, channels_, exec_, seconds);
     if (halves_.size() > 1) {
       const Rows<const T> reversed{values_.rows.row(rows_ - 1), -values_.rows.stride};
-      run_half(halves_[1], reversed, channels_, exec_, seconds);
+      const std::vector<double> norms(values_.norms.rbegin(), values_.norms.rend());
+      run_half(halves_[1], {}, reversed, norms, channels_, exec_, seconds);
     }
     std::vector<index_t> spoiled;
     {
@@ -122,21 +130,25 @@ class HeadForward {
     peaks_.assign(static_cast<std::size_t>(rows_), T(0));
     T peak = 0;
     for (index_t j = 0; j < std::min(rows_, value_.shape[0]); ++j) {
-      peak = std::max(peak, kernels<T>().max_magnitude(values_.rows.row(j), channels_));
+      peak = std::max(peak, values_.peaks[static_cast<std::size_t>(j)]);
       peaks_[static_cast<std::size_t>(j)] = peak;
     }
     for (index_t i = value_.shape[0]; i < rows_; ++i) peaks_[static_cast<std::size_t>(i)] = peak;
     if (halves_.size() > 1) std::fill(peaks_.begin(), peaks_.end(), peak);
   }
 
-  /// Relative error that rounding may have left in row i, from the estimate of its block.
-  [[nodiscard]] double relative_rounding(index_t i, double sum, const T* mean) const {
-    double rms = 0;
-    for (std::size_t half = 0; half < halves_.size(); ++half) {
-      const index_t row = half == 0 ? i : rows_ - 1 - i;
+  /// Absolute error that rounding may have left in row i, from the estimates of its blocks.
+  [[nodiscard]] double rounding_of_row(index_t i) const {
+    const auto of_half = [&](std::size_t half, index_t row) {
       const index_t block = row / halves_[half].schedule.diagonal;
-      rms = std::hypot(rms, halves_[half].rounding[static_cast<std::size_t>(block)]);
-    }
+      return halves_[half].rounding[static_cast<std::size_t>(block)];
+    };
+    return halves_.size() > 1 ? std::hypot(of_half(0, i), of_half(1, rows_ - 1 - i))
+                              : of_half(0, i);
+  }
+
+  /// The same relative to the mean of the row.
+  [[nodiscard]] double relative_rounding(index_t i, double sum, const T* mean) const {
     const auto peak = static_cast<double>(peaks_[static_cast<std::size_t>(i)]);
     if (peak == 0) return 0;
     // Weights that underflow are lost: at most one smallest normal number for each key.
@@ -144,7 +156,7 @@ class HeadForward {
         static_cast<double>(rows_) * static_cast<double>(std::numeric_limits<T>::min());
     const double size =
         kernels<T>().norm(mean, channels_) / std::sqrt(static_cast<double>(channels_));
-    return lost / sum + (lost * peak + rms) / sum / size;
+    return lost / sum + (lost * peak + rounding_of_row(i)) / sum / size;
   }
 
   std::vector<index_t> divide(const View<T, 2>& out, const View<T, 1>& lse) {
@@ -156,10 +168,10 @@ class HeadForward {
       const auto t = static_cast<std::size_t>(task);
       const index_t last = std::min((task + 1) * kRowsPerTask, rows_);
       for (index_t i = task * kRowsPerTask; i < last; ++i) {
-        T* mean = halves_[0].numerator.data() + i * channels_;
+        T* mean = halves_[0].numerator.row(i);
         double sum = halves_[0].row_sums[i];
         if (halves_.size() > 1) {
-          const T* other = halves_[1].numerator.data() + (rows_ - 1 - i) * channels_;
+          const T* other = halves_[1].numerator.row(rows_ - 1 - i);
           for (index_t c = 0; c < channels_; ++c) mean[c] += other[c];
           sum += halves_[1].row_sums[rows_ - 1 - i];
         }
@@ -289,7 +301,7 @@ void conv_attention_rows(const BasisView<T>& lower, const BasisView<T>* upper,
     StripMatrix<T> upper_half;
     if (upper != nullptr) upper_half = head_strips(*upper, b, h);
     Buffer<T> value_copy;
-    const ValueRows<T> values = as_value_rows(head_view(value, b, g), dim, value_copy);
+    const ValueRows<T> values = as_value_rows(head_view(value, b, g), dim, value_copy, inside);
     attend_strips(lower_half, upper != nullptr ? &upper_half : nullptr, values.rows, dim, listed,
                   inside, [&](std::size_t r, const T* mean, double) {
                     write_row(mean, head_view(out, b, h), static_cast<index_t>(r), values.unscale);

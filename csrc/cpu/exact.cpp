@@ -97,8 +97,8 @@ void require_attention(const char* name, const View<const T, 4>& query, const Vi
 /// Key and value of one head where BLAS can read them.
 template <class T>
 struct KeyValue {
-  KeyValue(const View<const T, 2>& k, const View<const T, 2>& v)
-      : key(as_rows(k, key_copy)), value(as_value_rows(v, v.shape[1], value_copy)) {}
+  KeyValue(const View<const T, 2>& k, const View<const T, 2>& v, const Exec& exec)
+      : key(as_rows(k, key_copy)), value(as_value_rows(v, v.shape[1], value_copy, exec)) {}
   Buffer<T> key_copy, value_copy;
   Rows<const T> key;
   ValueRows<T> value;
@@ -110,7 +110,7 @@ void attend_head(const View<const T, 2>& query, const View<const T, 2>& key,
                  const View<const T, 2>& value, double scale, bool is_causal,
                  std::span<const index_t> listed, const View<T, 2>& out, const View<T, 1>& lse,
                  const Exec& exec) {
-  const KeyValue<T> source(key, value);
+  const KeyValue<T> source(key, value, exec);
   const index_t count = static_cast<index_t>(listed.size()), channels = value.shape[1];
   const index_t tiles = ceil_div(count, kQueryTile);
   parallel_for(exec, tiles, [&](index_t item, int) {

@@ -8,19 +8,24 @@
 namespace convbasis {
 namespace {
 
-constexpr index_t kGroups = 8;
+constexpr index_t kGroups = 8, kRowsPerTask = 4096;
 
 /// Running sums from the start of each run of `width` lags, and to the end of each run (not needed
-/// when there is one run).
+/// when there is one run). The two are independent, so they are formed side by side.
 template <class T>
 void sum_runs(const T* kernel, index_t lags, index_t width, double* prefix, double* suffix) {
+  if (width >= lags) {
+    double sum = 0;
+    for (index_t t = 0; t < lags; ++t) prefix[t] = sum += static_cast<double>(kernel[t]);
+    return;
+  }
   for (index_t run = 0; run < lags; run += width) {
     const index_t stop = std::min(run + width, lags);
-    double sum = 0;
-    for (index_t t = run; t < stop; ++t) prefix[t] = sum += static_cast<double>(kernel[t]);
-    if (width >= lags) return;
-    sum = 0;
-    for (index_t t = stop; t-- > run;) suffix[t] = sum += static_cast<double>(kernel[t]);
+    double up = 0, down = 0;
+    for (index_t t = run, back = stop - 1; t < stop; ++t, --back) {
+      prefix[t] = up += static_cast<double>(kernel[t]);
+      suffix[back] = down += static_cast<double>(kernel[back]);
+    }
   }
 }
 
@@ -34,9 +39,13 @@ void add_strip(const StripMatrix<T>& matrix, index_t r, double* prefix, double* 
   if (width <= 0) return;
   sum_runs(matrix.kernels.row(r), rows - begin, width, prefix, suffix);
   for (index_t i = begin; i < end; ++i) sums[i] += prefix[i - begin];
-  for (index_t i = end; i < rows; ++i) {
-    const index_t low = i - end + 1;
-    sums[i] += low % width == 0 ? prefix[i - begin] : suffix[low] + prefix[i - begin];
+  // Row end - 1 + low sees lags low .. low + width - 1, one whole run when `width` divides low.
+  const index_t stop = rows - end + 1;
+  for (index_t low = 1; low < stop;) {
+    const index_t whole = std::min(round_up(low, width), stop);
+    for (; low < whole; ++low) sums[end - 1 + low] += suffix[low] + prefix[low + width - 1];
+    if (low < stop) sums[end - 1 + low] += prefix[low + width - 1];
+    ++low;
   }
 }
 
@@ -55,9 +64,12 @@ void sum_rows(const StripMatrix<T>& matrix, const Exec& exec, double* sums) {
     for (index_t r = group * strips / groups; r < (group + 1) * strips / groups; ++r)
       add_strip(matrix, r, prefix.data(), suffix.data(), mine);
   });
-  std::fill_n(sums, rows, 0.0);
-  for (index_t group = 0; group < groups; ++group)
-    for (index_t i = 0; i < rows; ++i) sums[i] += partial[group * rows + i];
+  parallel_for(exec, ceil_div(rows, kRowsPerTask), [&](index_t task, int) {
+    const index_t first = task * kRowsPerTask, last = std::min(first + kRowsPerTask, rows);
+    std::fill(sums + first, sums + last, 0.0);
+    for (index_t group = 0; group < groups; ++group)
+      for (index_t i = first; i < last; ++i) sums[i] += partial[group * rows + i];
+  });
 }
 
 template <class T>

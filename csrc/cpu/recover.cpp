@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cmath>
 
+#include "convbasis/cost_model.h"
 #include "core/heads.h"
 #include "core/shape.h"
 #include "cpu/blas.h"
@@ -184,8 +185,8 @@ StripStarts recover_starts(View<const T, 4> query, View<const T, 4> key, double 
   Search search;
   search.columns = n == 0 ? 0 : std::min(n - window + 1, key.shape[2]);
   search.window = window;
-  search.cap =
-      options.num_bases.value_or(break_even(n, head_dim, options.value_dim.value_or(head_dim)));
+  search.cap = options.num_bases ? *options.num_bases
+                                 : break_even<T>(n, head_dim, options.value_dim.value_or(head_dim));
   search.threshold = options.delta - 2 * static_cast<double>(window) * options.epsilon;
   search.rows = n;
   search.key_columns = std::min(n, key.shape[2]);

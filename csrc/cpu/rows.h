@@ -4,8 +4,10 @@
 #include <cmath>
 #include <limits>
 #include <utility>
+#include <vector>
 
 #include "core/buffer.h"
+#include "core/thread_pool.h"
 #include "cpu/simd/kernels.h"
 
 namespace convbasis {
@@ -30,31 +32,49 @@ template <class T>
   return {scratch.data(), channels};
 }
 
-/// Values as rows. Sums of values near the largest number overflow, so such a head is scaled down
-/// by a power of two, which is exact; results are to be multiplied by `unscale`.
+/// Values as rows, and how large each is. Sums of values near the largest number overflow, so such
+/// a head is scaled down by a power of two, which is exact; results are to be multiplied by
+/// `unscale`.
 template <class T>
 struct ValueRows {
   Rows<const T> rows;
   T unscale = 1;
+  std::vector<T> peaks;       ///< max |value| of each row
+  std::vector<double> norms;  ///< Euclidean norm of each row
 };
 
 template <class T>
 [[nodiscard]] ValueRows<T> as_value_rows(const View<const T, 2>& matrix, index_t channels,
-                                         Buffer<T>& scratch) {
+                                         Buffer<T>& scratch, const Exec& exec) {
   constexpr int kHeadroom = 40;  // in powers of two: longer sums than any memory holds
-  ValueRows<T> values{as_rows(matrix, channels, scratch)};
+  constexpr index_t kRowsPerTask = 512;
+  const Kernels<T>& simd = kernels<T>();
   const index_t rows = matrix.shape[0];
-  T peak = 0;
-  for (index_t i = 0; i < rows; ++i)
-    peak = std::max(peak, kernels<T>().max_magnitude(values.rows.row(i), channels));
+  ValueRows<T> values{as_rows(matrix, channels, scratch), 1,
+                      std::vector<T>(static_cast<std::size_t>(rows)),
+                      std::vector<double>(static_cast<std::size_t>(rows))};
+  const auto measure = [&] {
+    parallel_for(exec, ceil_div(rows, kRowsPerTask), [&](index_t task, int) {
+      for (index_t i = task * kRowsPerTask; i < std::min((task + 1) * kRowsPerTask, rows); ++i) {
+        values.peaks[static_cast<std::size_t>(i)] =
+            simd.max_magnitude(values.rows.row(i), channels);
+        values.norms[static_cast<std::size_t>(i)] = simd.norm(values.rows.row(i), channels);
+      }
+    });
+  };
+  measure();
+  const T peak = simd.max_magnitude(values.peaks.data(), rows);
   if (!(peak > std::ldexp(std::numeric_limits<T>::max(), -kHeadroom))) return values;
   Buffer<T> scaled(rows * channels);
   for (index_t i = 0; i < rows; ++i) {
     std::copy_n(values.rows.row(i), channels, scaled.data() + i * channels);
-    kernels<T>().scale(scaled.data() + i * channels, std::ldexp(T(1), -kHeadroom), channels);
+    simd.scale(scaled.data() + i * channels, std::ldexp(T(1), -kHeadroom), channels);
   }
   scratch = std::move(scaled);
-  return {{scratch.data(), channels}, std::ldexp(T(1), kHeadroom)};
+  values.rows = {scratch.data(), channels};
+  values.unscale = std::ldexp(T(1), kHeadroom);
+  measure();
+  return values;
 }
 
 /// factor times a row of contiguous channels, into an array of any layout.
@@ -62,7 +82,8 @@ template <class T>
 void write_row(const T* from, const View<T, 2>& to, index_t row, T factor = 1) {
   const index_t channels = to.shape[1];
   if (to.strides[1] == 1 && factor == T(1)) {
-    std::copy_n(from, channels, to.data + row * to.strides[0]);
+    T* target = to.data + row * to.strides[0];
+    if (target != from) std::copy_n(from, channels, target);
   } else {
     for (index_t c = 0; c < channels; ++c) to(row, c) = factor * from[c];
   }

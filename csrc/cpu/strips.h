@@ -1,5 +1,7 @@
 #pragma once
 
+#include <span>
+
 #include "convbasis/basis.h"
 #include "convbasis/report.h"
 #include "core/buffer.h"
@@ -57,10 +59,11 @@ template <class T>
 void sum_rows(const StripMatrix<T>& matrix, const Exec& exec, double* sums);
 
 /// Estimated absolute error that FFTs leave in each output row, as root mean square over channels:
-/// one number for each block of schedule.diagonal rows.
+/// one number for each block of schedule.diagonal rows. norms: of each input row.
 template <class T>
 [[nodiscard]] std::vector<double> rounding_of_blocks(const StripMatrix<T>& matrix,
-                                                     const Schedule& schedule, Rows<const T> x,
+                                                     const Schedule& schedule,
+                                                     std::span<const double> norms,
                                                      index_t channels, const Exec& exec);
 
 /// Adds the wall-clock time of a scope to a stage.

@@ -28,6 +28,7 @@ except ImportError as error:
 from . import problems, reference
 from .attention import conv_attention, exact_attention
 from .basis import ConvBasis
+from .cost_model import CostModel, break_even, cost_model, set_cost_model
 from .decompose import decompose
 from .device import build_info, cuda_available
 from .recover import RecoverOptions, recover_basis
@@ -38,18 +39,22 @@ __version__: str = _core.build_info()["version"]
 
 __all__ = [
     "ConvBasis",
+    "CostModel",
     "RecoverOptions",
     "Report",
     "ToleranceMissed",
     "__version__",
+    "break_even",
     "build_info",
     "conv_attention",
     "conv_matmul",
+    "cost_model",
     "cuda_available",
     "decompose",
     "exact_attention",
     "problems",
     "recover_basis",
     "reference",
+    "set_cost_model",
     "toeplitz_matmul",
 ]

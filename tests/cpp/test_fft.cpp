@@ -10,7 +10,7 @@
 #include "core/buffer.h"
 #include "cpu/simd/kernels.h"
 
-// Transforms of every build against the plain O(n^2) sums in long double.
+// Transforms of every build against plain O(L^2) sums in long double.
 
 using namespace convbasis;
 
@@ -18,8 +18,7 @@ namespace {
 
 using Complex = std::complex<long double>;
 
-template <class T>
-constexpr double kEps = static_cast<double>(std::numeric_limits<T>::epsilon());
+constexpr index_t kLengths[] = {16, 32, 64, 128, 256, 512, 1024, 2048, 8192};
 
 template <class T>
 std::vector<T> random_numbers(index_t count, unsigned seed) {
@@ -30,137 +29,188 @@ std::vector<T> random_numbers(index_t count, unsigned seed) {
   return numbers;
 }
 
+/// Calls test(simd, fft) with every build and length.
 template <class Test>
-void for_each_build(const Test& test) {
-  for (const Kernels<float>* simd : available_kernels<float>()) test(*simd, float());
-  for (const Kernels<double>* simd : available_kernels<double>()) test(*simd, double());
+void for_each_transform(const Test& test) {
+  const auto with = [&test]<class T>(const std::vector<const Kernels<T>*>& builds) {
+    for (const Kernels<T>* simd : builds)
+      for (const index_t length : kLengths) {
+        const std::unique_ptr<BlockFft<T>> fft(simd->make_fft(length));
+        CHECK(fft->length == length);
+        test(*simd, *fft);
+      }
+  };
+  with(available_kernels<float>());
+  with(available_kernels<double>());
 }
 
-/// The larger error; NaN counts as infinite.
-double larger(double worst, double error) {
-  if (error <= worst) return worst;
-  return std::isnan(error) ? std::numeric_limits<double>::infinity() : error;
-}
-
-/// exp(-2 pi i j / length) for j < length.
-std::vector<Complex> roots_of_unity(index_t length) {
-  std::vector<Complex> roots;
-  for (index_t j = 0; j < length; ++j) {
-    const long double angle = -2 * std::numbers::pi_v<long double> * j / length;
-    roots.emplace_back(std::cos(angle), std::sin(angle));
+/// What tests of a transform gather: the largest error, and the largest number that was wanted.
+struct Errors {
+  void add(const Complex& got, const Complex& want) {
+    const auto error = static_cast<double>(std::abs(got - want));
+    worst = error <= worst || std::isnan(worst) ? worst : error;
+    largest = std::max(largest, static_cast<double>(std::abs(want)));
   }
-  return roots;
-}
+  void check(double tolerance) const {
+    CHECK_NEAR(worst, 0.0, tolerance);
+    CHECK(largest == 0 || largest > 20 * tolerance);  // zeros would not pass
+  }
+  double worst = 0, largest = 0;
+};
 
-/// Spectrum 0 .. length / 2 of a real signal.
-std::vector<Complex> plain_forward(const std::vector<long double>& signal) {
-  const auto length = static_cast<index_t>(signal.size());
-  const std::vector<Complex> roots = roots_of_unity(length);
-  std::vector<Complex> spectrum(static_cast<std::size_t>(length / 2 + 1));
-  for (index_t f = 0; f <= length / 2; ++f)
-    for (index_t i = 0; i < length; ++i)
-      if (signal[static_cast<std::size_t>(i)] != 0)
-        spectrum[static_cast<std::size_t>(f)] +=
-            signal[static_cast<std::size_t>(i)] * roots[static_cast<std::size_t>(f * i % length)];
-  return spectrum;
-}
-
-double norm(const std::vector<long double>& signal) {
+double norm(const std::vector<Complex>& signal) {
   long double sum = 0;
-  for (const long double value : signal) sum += value * value;
+  for (const Complex& value : signal) sum += std::norm(value);
   return static_cast<double>(std::sqrt(sum));
 }
 
-/// A coefficient of a transform errs by eps times the signal's norm, times at most its depth.
+/// A number that a transform makes errs by eps times the norm of what it is made of, times at most
+/// the depth of the transform.
 template <class T>
 double fft_tolerance(index_t length) {
-  return kEps<T> * std::log2(2.0 * static_cast<double>(length));
+  return static_cast<double>(std::numeric_limits<T>::epsilon()) *
+         std::log2(2.0 * static_cast<double>(length));
 }
 
-/// A spectrum of some channels, misaligned and with a gap after each frequency.
+/// Lanes to compare with plain sums: two of a long transform, where sums are slow.
 template <class T>
-struct Lines {
-  Lines(index_t length, index_t channels)
-      : stride(channels + 2),
-        re(static_cast<std::size_t>((length / 2 + 1) * stride), T(99)),
-        im(re) {}
-  [[nodiscard]] Spectrum<T> view() { return {re.data() + 1, im.data() + 1, stride}; }
-  [[nodiscard]] Complex at(index_t f, index_t channel) const {
-    const auto i = static_cast<std::size_t>(f * stride + channel + 1);
-    return {static_cast<long double>(re[i]), static_cast<long double>(im[i])};
+std::vector<index_t> lanes_to_check(const Kernels<T>& simd, index_t length) {
+  if (length > 128) return {0, simd.lanes - 1};
+  std::vector<index_t> lanes;
+  for (index_t lane = 0; lane < simd.lanes; ++lane) lanes.push_back(lane);
+  return lanes;
+}
+
+/// The values of a transform: one vector of channels at each root.
+template <class T>
+struct Values {
+  Values(const Kernels<T>& simd, index_t length)
+      : lanes(simd.lanes), numbers(2 * length * simd.lanes) {
+    std::fill_n(numbers.data(), numbers.size(), std::numeric_limits<T>::quiet_NaN());
   }
-  index_t stride;
-  std::vector<T> re, im;
+  T& re(index_t f, index_t lane) { return numbers[2 * f * lanes + lane]; }
+  T& im(index_t f, index_t lane) { return numbers[(2 * f + 1) * lanes + lane]; }
+  [[nodiscard]] Complex at(index_t f, index_t lane) const {
+    return {static_cast<long double>(numbers[2 * f * lanes + lane]),
+            static_cast<long double>(numbers[(2 * f + 1) * lanes + lane])};
+  }
+  index_t lanes;
+  Buffer<T> numbers;
 };
 
-/// Compares every channel of a spectrum with plain sums.
+/// Rows of one vector of channels, misaligned, and with NaN between and around them.
 template <class T>
-void check_spectrum(const Lines<T>& got, const std::vector<std::vector<long double>>& signals) {
-  for (std::size_t lane = 0; lane < signals.size(); ++lane) {
-    const std::vector<Complex> want = plain_forward(signals[lane]);
-    const double size = norm(signals[lane]);
-    double worst = 0, largest = 0;
-    for (std::size_t f = 0; f < want.size(); ++f) {
-      const Complex value = got.at(static_cast<index_t>(f), static_cast<index_t>(lane));
-      worst = larger(worst, static_cast<double>(std::abs(value - want[f])));
-      largest = std::max(largest, static_cast<double>(std::abs(want[f])));
-    }
-    const double tolerance = fft_tolerance<T>(static_cast<index_t>(signals[lane].size())) * size;
-    CHECK_NEAR(worst, 0.0, tolerance);
-    CHECK(size == 0 || largest > 20 * tolerance);  // zeros would not pass
+struct Strided {
+  Strided(const Kernels<T>& simd, index_t count, unsigned seed)
+      : lanes(simd.lanes),
+        stride(simd.lanes + 3),
+        numbers(random_numbers<T>(count * stride + 1, seed)) {
+    for (std::size_t i = 0; i < numbers.size(); ++i)
+      if (is_gap(i)) numbers[i] = std::numeric_limits<T>::quiet_NaN();
   }
+  [[nodiscard]] bool is_gap(std::size_t i) const {
+    return i == 0 || static_cast<index_t>(i - 1) % stride >= lanes;
+  }
+  [[nodiscard]] Rows<T> rows() { return {numbers.data() + 1, stride}; }
+  [[nodiscard]] Rows<const T> rows() const { return {numbers.data() + 1, stride}; }
+  [[nodiscard]] long double at(index_t row, index_t lane) const {
+    return static_cast<long double>(rows().row(row)[lane]);
+  }
+  /// Nothing but NaN where no rows are.
+  [[nodiscard]] bool gaps_are_untouched() const {
+    for (std::size_t i = 0; i < numbers.size(); ++i)
+      if (is_gap(i) && !std::isnan(numbers[i])) return false;
+    return true;
+  }
+  index_t lanes, stride;
+  std::vector<T> numbers;
+};
+
+/// From one row or value to the next that is compared with a plain sum: all but of the longest.
+/// Odd, so that all places in a vector are met.
+index_t step_to_check(index_t length) { return length > 1024 ? 61 : 1; }
+
+/// The roots of z^L = i in the order of the values of a transform, which is its own: it shows in
+/// the values of the polynomial z.
+template <class T>
+struct Roots {
+  Roots(const Kernels<T>& simd, const BlockFft<T>& fft)
+      : length(fft.length), values_of_z(simd, fft.length) {
+    const long double turn = 2 * std::numbers::pi_v<long double>;
+    for (index_t j = 0; j < 4 * length; ++j)
+      circle.push_back(std::polar(1.0L, turn * j / (4 * length)));
+    const std::vector<T> ones(static_cast<std::size_t>(simd.lanes), T(1));
+    simd.forward_rows(fft, {ones.data(), 0}, 1, 1, values_of_z.numbers.data());
+    for (index_t f = 0; f < length; ++f) {
+      const long double angle = std::arg(values_of_z.at(f, 0)) / turn * 4 * length;
+      angles.push_back((std::lround(angle) + 4 * length) % (4 * length));
+    }
+  }
+  /// Root f to the power i.
+  [[nodiscard]] const Complex& power(index_t f, index_t i) const {
+    return circle[static_cast<std::size_t>(angles[static_cast<std::size_t>(f)] * i % (4 * length))];
+  }
+  index_t length;
+  Values<T> values_of_z;
+  std::vector<Complex> circle;  ///< exp(2 pi i j / (4 L)) for j < 4 L
+  std::vector<index_t> angles;  ///< of root f: its place in the circle
+};
+
+/// Value f of the polynomial with these coefficients.
+template <class T>
+Complex plain_value(const Roots<T>& roots, const std::vector<Complex>& signal, index_t f) {
+  Complex value;
+  for (index_t i = 0; i < roots.length; ++i)
+    if (const Complex& x = signal[static_cast<std::size_t>(i)]; x != Complex(0))
+      value += x * roots.power(f, i);
+  return value;
 }
 
-constexpr index_t kLengths[] = {2, 4, 6, 16, 30, 64, 128};
+/// Compares the values got(f) with the plain ones of a signal.
+template <class T, class Got>
+void check_values(const Roots<T>& roots, const std::vector<Complex>& signal, const Got& got) {
+  Errors errors;
+  for (index_t f = 0; f < roots.length; f += step_to_check(roots.length))
+    errors.add(got(f), plain_value(roots, signal, f));
+  errors.check(fft_tolerance<T>(roots.length) * norm(signal));
+}
+
+/// Offset and count of rows: all, halves, single ones, some in the middle, none.
+std::vector<std::pair<index_t, index_t>> row_ranges(index_t length) {
+  const index_t half = length / 2;
+  return {{0, length}, {0, half}, {half, half}, {1, 1}, {length - 1, 1}, {half - 3, 7}, {1, 0}};
+}
 
 }  // namespace
 
-TEST(forward_rows_match_plain_sums) {
-  for_each_build([]<class T>(const Kernels<T>& simd, T) {
-    for (const index_t length : kLengths) {
-      const std::unique_ptr<RealFft<T>> fft(simd.make_fft(length));
-      const index_t half = length / 2;
-      for (const auto& [offset, count] : std::vector<std::pair<index_t, index_t>>{
-               {0, length}, {0, half}, {half, half}, {1, 1}, {half - 1, 1}, {1, 0}}) {
-        const index_t channels = count == 1 ? 3 * simd.lanes : simd.lanes, stride = channels + 3;
-        Buffer<T> scratch(length * channels);
-        const std::vector<T> x = random_numbers<T>(count * stride + 1, 1);
-        Lines<T> out(length, channels);
-        simd.forward_rows(*fft, {x.data() + 1, stride}, offset, count, channels, out.view(),
-                          scratch.data());
-        std::vector<std::vector<long double>> signals;
-        for (index_t c = 0; c < channels; ++c) {
-          signals.emplace_back(length, 0.0L);
-          for (index_t i = 0; i < count; ++i)
-            signals.back()[static_cast<std::size_t>(offset + i)] =
-                static_cast<long double>(x[static_cast<std::size_t>(i * stride + c + 1)]);
-        }
-        check_spectrum(out, signals);
-      }
-    }
+TEST(values_stand_at_the_roots) {
+  for_each_transform([]<class T>(const Kernels<T>& simd, const BlockFft<T>& fft) {
+    const index_t length = fft.length;
+    const Roots<T> roots(simd, fft);
+    Errors errors;
+    for (index_t f = 0; f < length; ++f)
+      for (index_t lane = 0; lane < simd.lanes; ++lane)
+        errors.add(roots.values_of_z.at(f, lane), roots.power(f, 1));
+    errors.check(fft_tolerance<T>(length));
+    // i is L of the 4 L steps of the circle, so its roots are the steps 1, 5, 9, ...
+    std::vector<index_t> sorted = roots.angles;
+    std::sort(sorted.begin(), sorted.end());
+    for (index_t f = 0; f < length; ++f) CHECK(sorted[static_cast<std::size_t>(f)] == 4 * f + 1);
   });
 }
 
-TEST(forward_windows_match_plain_sums) {
-  for_each_build([]<class T>(const Kernels<T>& simd, T) {
-    for (const index_t length : {16, 64, 128}) {
-      const std::unique_ptr<RealFft<T>> fft(simd.make_fft(length));
-      Buffer<T> scratch(length * simd.lanes);
-      const index_t step = length / 2;
-      // Kernels that end before, inside and after the windows; ends inside a vector.
-      for (const index_t size :
-           {index_t{0}, index_t{1}, step - 1, step, step + 1, 2 * length + 5, 17 * step + 3}) {
-        const std::vector<T> x = random_numbers<T>(size + 1, 2);
-        Lines<T> out(length, simd.lanes);
-        simd.forward_windows(*fft, x.data() + 1, size, step, out.view(), scratch.data());
-        std::vector<std::vector<long double>> signals;
-        for (index_t lane = 0; lane < simd.lanes; ++lane) {
-          signals.emplace_back(length, 0.0L);
-          for (index_t i = 0; i < length && lane * step + i < size; ++i)
-            signals.back()[static_cast<std::size_t>(i)] =
-                static_cast<long double>(x[static_cast<std::size_t>(lane * step + i + 1)]);
-        }
-        check_spectrum(out, signals);
+TEST(forward_rows_match_plain_sums) {
+  for_each_transform([]<class T>(const Kernels<T>& simd, const BlockFft<T>& fft) {
+    const Roots<T> roots(simd, fft);
+    for (const auto& [offset, count] : row_ranges(fft.length)) {
+      const Strided<T> x(simd, count, 1);
+      Values<T> values(simd, fft.length);
+      simd.forward_rows(fft, x.rows(), offset, count, values.numbers.data());
+      for (const index_t lane : lanes_to_check(simd, fft.length)) {
+        std::vector<Complex> signal(static_cast<std::size_t>(fft.length));
+        for (index_t i = 0; i < count; ++i)
+          signal[static_cast<std::size_t>(offset + i)] = x.at(i, lane);
+        check_values(roots, signal, [&](index_t f) { return values.at(f, lane); });
       }
     }
   });
@@ -168,126 +218,173 @@ TEST(forward_windows_match_plain_sums) {
 
 namespace {
 
-/// Value `place` of the inverse transform of one channel, whose spectrum has its other half by
-/// symmetry; values 0 and length / 2 are taken to be real.
+/// Row i of the inverse times length, the real part.
 template <class T>
-long double plain_inverse(const Lines<T>& in, const std::vector<Complex>& roots, index_t channel,
-                          index_t place) {
-  const auto length = static_cast<index_t>(roots.size());
-  long double value = in.at(0, channel).real();
-  for (index_t f = 1; f <= length / 2; ++f) {
-    const Complex root = roots[static_cast<std::size_t>(f * place % length)];
-    const Complex coefficient = in.at(f, channel);
-    value += f < length / 2 ? 2 * (coefficient * std::conj(root)).real()
-                            : coefficient.real() * root.real();
+long double plain_inverse(const Roots<T>& roots, const std::vector<Complex>& values, index_t i) {
+  long double sum = 0;
+  for (index_t f = 0; f < roots.length; ++f) {
+    const Complex &value = values[static_cast<std::size_t>(f)], &root = roots.power(f, i);
+    sum += value.real() * root.real() + value.imag() * root.imag();
   }
-  return value / static_cast<long double>(length);
-}
-
-template <class T>
-void check_inverse(const Kernels<T>& simd, index_t length, index_t vectors, index_t offset,
-                   index_t count) {
-  const std::unique_ptr<RealFft<T>> fft(simd.make_fft(length));
-  const std::vector<Complex> roots = roots_of_unity(length);
-  const index_t channels = vectors * simd.lanes, stride = channels + 1;
-  Buffer<T> scratch(length * channels);
-  Lines<T> in(length, channels);
-  in.re = random_numbers<T>(static_cast<index_t>(in.re.size()), 3);
-  in.im = random_numbers<T>(static_cast<index_t>(in.im.size()), 4);
-  std::vector<T> y = random_numbers<T>(count * stride + 1, 5);
-  const std::vector<T> before = y;
-  const Spectrum<T> view = in.view();
-  simd.inverse_rows(*fft, {view.re, view.im, view.stride}, offset, count, channels,
-                    {y.data() + 1, stride}, scratch.data());
-  for (index_t c = 0; c < channels; ++c) {
-    long double energy = 0;
-    for (index_t f = 0; f <= length / 2; ++f) energy += 2 * std::norm(in.at(f, c));
-    const double size = static_cast<double>(std::sqrt(energy)) / static_cast<double>(length);
-    double worst = 0;
-    for (index_t i = 0; i < count; ++i) {
-      const auto at = static_cast<std::size_t>(i * stride + c + 1);
-      const long double want =
-          static_cast<long double>(before[at]) + plain_inverse(in, roots, c, offset + i);
-      const long double error = std::abs(static_cast<long double>(y[at]) - want);
-      worst = larger(worst, static_cast<double>(error / (size + std::abs(want))));
-    }
-    CHECK_NEAR(worst, 0.0, fft_tolerance<T>(length));
-  }
-  for (index_t i = 0; i <= count; ++i)  // nothing between the rows
-    CHECK(y[static_cast<std::size_t>(i * stride)] == before[static_cast<std::size_t>(i * stride)]);
+  return sum;
 }
 
 }  // namespace
 
 TEST(inverse_rows_add_the_plain_inverse) {
-  for_each_build([]<class T>(const Kernels<T>& simd, T) {
-    for (const index_t length : kLengths) {
-      check_inverse(simd, length, 1, 0, length);
-      check_inverse(simd, length, 1, length / 2, length / 2);
-      check_inverse(simd, length, 3, 1, 1);
-      check_inverse(simd, length, 2, length / 2, 0);
+  for_each_transform([]<class T>(const Kernels<T>& simd, const BlockFft<T>& fft) {
+    const Roots<T> roots(simd, fft);
+    for (const auto& [offset, count] : row_ranges(fft.length)) {
+      Values<T> values(simd, fft.length);
+      const std::vector<T> random = random_numbers<T>(values.numbers.size(), 2);
+      std::vector<std::vector<Complex>> spectra(static_cast<std::size_t>(simd.lanes));
+      std::copy(random.begin(), random.end(), values.numbers.data());
+      for (index_t lane = 0; lane < simd.lanes; ++lane)
+        for (index_t f = 0; f < fft.length; ++f)
+          spectra[static_cast<std::size_t>(lane)].push_back(values.at(f, lane));
+      Strided<T> y(simd, count, 3);
+      const Strided<T> before = y;
+      simd.inverse_rows(fft, values.numbers.data(), offset, count, y.rows());
+      for (const index_t lane : lanes_to_check(simd, fft.length)) {
+        const std::vector<Complex>& spectrum = spectra[static_cast<std::size_t>(lane)];
+        Errors errors;
+        for (index_t i = 0; i < count; i += step_to_check(fft.length))
+          errors.add(y.at(i, lane) - before.at(i, lane),
+                     plain_inverse(roots, spectrum, offset + i));
+        errors.check(fft_tolerance<T>(fft.length) * norm(spectrum));
+      }
+      CHECK(y.gaps_are_untouched());
+    }
+  });
+}
+
+TEST(the_inverse_of_the_values_adds_rows_times_length) {
+  for_each_transform([]<class T>(const Kernels<T>& simd, const BlockFft<T>& fft) {
+    const auto factor = static_cast<long double>(fft.length);
+    const Strided<T> x(simd, fft.length, 4);
+    for (const auto& [offset, count] : row_ranges(fft.length)) {
+      constexpr index_t kOutside = 2;  // rows before and after the asked ones
+      Strided<T> y(simd, count + 2 * kOutside, 5);
+      const Strided<T> before = y;
+      Values<T> values(simd, fft.length);
+      simd.forward_rows(fft, x.rows(), 0, fft.length, values.numbers.data());
+      simd.inverse_rows(fft, values.numbers.data(), offset, count,
+                        {y.rows().row(kOutside), y.stride});
+      Errors errors;
+      for (index_t i = -kOutside; i < count + kOutside; ++i)
+        for (index_t lane = 0; lane < simd.lanes; ++lane) {
+          const long double old = before.at(i + kOutside, lane), got = y.at(i + kOutside, lane);
+          if (i < 0 || i >= count) {
+            CHECK(got == old);
+          } else {
+            errors.add(got - old, factor * x.at(offset + i, lane));
+          }
+        }
+      // There and back; the norm of the values is sqrt(L) times that of a channel, about sqrt(L).
+      errors.check(2 * fft_tolerance<T>(fft.length) * static_cast<double>(factor));
+      CHECK(y.gaps_are_untouched());
     }
   });
 }
 
 namespace {
 
-/// Both products against complex sums, where weights, inputs and outputs are all dense.
+/// A random kernel with lags 0 .. count - 1, and NaN behind them.
 template <class T>
-void check_product(const Kernels<T>& simd, bool conjugate, index_t vectors, index_t outputs,
-                   index_t inputs) {
-  constexpr index_t kFirstOut = 1, kFirstIn = 2;
-  const index_t channels = vectors * simd.lanes, stride = channels + 1;
-  const index_t last_out = kFirstOut + outputs, last_in = kFirstIn + inputs;
-  const index_t owners = std::max(last_out, last_in) + 1;
-  const std::vector<T> wr = random_numbers<T>(20 * owners, 10),
-                       wi = random_numbers<T>(20 * owners, 11);
-  std::vector<index_t> offset;  // of the owner of the weights: irregular and overlapping
-  for (index_t i = 0; i < owners; ++i) offset.push_back(3 * i % 7 + 2 * i);
-  const std::vector<T> xr = random_numbers<T>(last_in * stride, 12),
-                       xi = random_numbers<T>(last_in * stride, 13);
-  std::vector<T> yr = random_numbers<T>((last_out + 1) * stride, 14),
-                 yi = random_numbers<T>((last_out + 1) * stride, 15);
-  const std::vector<T> yr_before = yr, yi_before = yi;
-  const FrequencyProduct<T> product{
-      wr.data(),           wi.data(),           offset.data(),       {xr.data(), stride},
-      {xi.data(), stride}, {yr.data(), stride}, {yi.data(), stride}, channels};
-  (conjugate ? simd.multiply_conjugate : simd.multiply)(product, kFirstOut, last_out, kFirstIn,
-                                                        last_in);
-  double worst = 0;
-  for (index_t o = 0; o <= last_out; ++o) {
-    for (index_t c = 0; c < stride; ++c) {
-      const auto at = static_cast<std::size_t>(o * stride + c);
-      Complex want(static_cast<long double>(yr_before[at]),
-                   static_cast<long double>(yi_before[at]));
-      long double size = std::abs(want);
-      const bool written = o >= kFirstOut && o < last_out && c < channels;
-      for (index_t s = kFirstIn; written && s < last_in; ++s) {
-        const auto owner = static_cast<std::size_t>(conjugate ? o : s);
-        const auto w = static_cast<std::size_t>(offset[owner] + (conjugate ? s : o));
-        const auto from = static_cast<std::size_t>(s * stride + c);
-        Complex weight(static_cast<long double>(wr[w]), static_cast<long double>(wi[w]));
-        if (conjugate) weight = std::conj(weight);
-        const Complex x(static_cast<long double>(xr[from]), static_cast<long double>(xi[from]));
-        want += weight * x;
-        size += 2 * std::abs(weight) * std::abs(x);
-      }
-      const Complex got(static_cast<long double>(yr[at]), static_cast<long double>(yi[at]));
-      if (!written) CHECK(got == want);
-      worst = larger(worst, static_cast<double>(std::abs(got - want) / size));
-    }
-  }
-  CHECK_NEAR(worst, 0.0, kEps<T> * static_cast<double>(inputs + 1));
+std::vector<T> random_lags(index_t count, unsigned seed) {
+  std::vector<T> lags = random_numbers<T>(count, seed);
+  lags.push_back(std::numeric_limits<T>::quiet_NaN());
+  return lags;
+}
+
+template <class T>
+long double lag_of(const Window<T>& window, index_t i) {
+  return i < window.count ? static_cast<long double>(window.lags[i]) : 0;
 }
 
 }  // namespace
 
-TEST(products_of_one_frequency_match_complex_sums) {
-  for_each_build([]<class T>(const Kernels<T>& simd, T) {
-    for (const bool conjugate : {false, true})
-      for (const index_t vectors : {1, 2, 3})
-        for (const index_t outputs : {0, 1, 2, 3, 4, 5, 9})
-          for (const index_t inputs : {0, 1, 2, 7})
-            check_product(simd, conjugate, vectors, outputs, inputs);
+TEST(forward_windows_match_plain_sums) {
+  for_each_transform([]<class T>(const Kernels<T>& simd, const BlockFft<T>& fft) {
+    const index_t length = fft.length, stride = simd.lanes + 3;
+    const Roots<T> roots(simd, fft);
+    // Kernels that end before, inside and after the halves of a window; ends inside a vector.
+    std::vector<std::vector<T>> kernels;
+    std::vector<Window<T>> kinds{{nullptr, 0}};
+    for (const index_t count : {index_t{0}, index_t{1}, length - 1, length, length + 1,
+                                2 * length - 1, 2 * length, 2 * length + 7})
+      kernels.push_back(random_lags<T>(count, static_cast<unsigned>(count)));
+    for (const std::vector<T>& lags : kernels)
+      kinds.push_back({lags.data(), static_cast<index_t>(lags.size()) - 1});
+    // Each kind comes first once, so that a few lanes of the long transforms have seen all.
+    for (std::size_t start = 0; start < kinds.size(); ++start) {
+      std::vector<Window<T>> windows;
+      for (index_t lane = 0; lane < simd.lanes; ++lane)
+        windows.push_back(kinds[(start + static_cast<std::size_t>(lane)) % kinds.size()]);
+      std::vector<T> re(static_cast<std::size_t>(length * stride), T(99)), im = re;
+      Values<T> scratch(simd, length);
+      simd.forward_windows(fft, windows.data(), {re.data() + 1, im.data() + 1, stride},
+                           scratch.numbers.data());
+      const index_t checked = length > 128 ? 1 : simd.lanes;
+      for (index_t lane = 0; lane < checked; ++lane) {
+        const Window<T>& window = windows[static_cast<std::size_t>(lane)];
+        std::vector<Complex> signal;
+        for (index_t i = 0; i < length; ++i)
+          signal.push_back(Complex(lag_of(window, length + i), -lag_of(window, i)) /
+                           static_cast<long double>(length));
+        check_values(roots, signal, [&](index_t f) {
+          const auto at = static_cast<std::size_t>(f * stride + lane + 1);
+          return Complex(static_cast<long double>(re[at]), static_cast<long double>(im[at]));
+        });
+      }
+      for (index_t i = 0; i < length * stride; ++i)  // nothing between the spectra
+        if (i % stride == 0 || i % stride > simd.lanes)
+          CHECK(re[static_cast<std::size_t>(i)] == T(99) &&
+                im[static_cast<std::size_t>(i)] == T(99));
+    }
+  });
+}
+
+TEST(products_of_values_are_blocks_of_a_linear_convolution) {
+  for_each_transform([]<class T>(const Kernels<T>& simd, const BlockFft<T>& fft) {
+    const index_t length = fft.length, lanes = simd.lanes;
+    std::vector<std::vector<T>> kernels;
+    std::vector<Window<T>> windows;
+    for (index_t lane = 0; lane < lanes; ++lane)
+      kernels.push_back(random_lags<T>(2 * length - 3 * lane % length, 10));
+    for (const std::vector<T>& lags : kernels)
+      windows.push_back({lags.data(), static_cast<index_t>(lags.size()) - 1});
+    Values<T> scratch(simd, length);
+    std::vector<T> re(static_cast<std::size_t>(length * lanes)), im = re;
+    simd.forward_windows(fft, windows.data(), {re.data(), im.data(), lanes},
+                         scratch.numbers.data());
+
+    const Strided<T> x(simd, length, 11);
+    Strided<T> y(simd, length, 12);
+    const Strided<T> before = y;
+    Values<T> values(simd, length);
+    simd.forward_rows(fft, x.rows(), 0, length, values.numbers.data());
+    for (index_t f = 0; f < length; ++f)  // channel c meets window c
+      for (index_t c = 0; c < lanes; ++c) {
+        const auto at = static_cast<std::size_t>(f * lanes + c);
+        const T xr = values.re(f, c), xi = values.im(f, c);
+        values.re(f, c) = xr * re[at] - xi * im[at];
+        values.im(f, c) = xr * im[at] + xi * re[at];
+      }
+    simd.inverse_rows(fft, values.numbers.data(), 0, length, y.rows());
+
+    for (const index_t c : lanes_to_check(simd, length)) {
+      const Window<T>& window = windows[static_cast<std::size_t>(c)];
+      std::vector<Complex> lags, channel;
+      for (index_t i = 0; i < 2 * length; ++i) lags.emplace_back(lag_of(window, i));
+      for (index_t i = 0; i < length; ++i) channel.emplace_back(x.at(i, c));
+      Errors errors;
+      for (index_t i = 0; i < length; i += step_to_check(length)) {
+        long double want = 0;
+        for (index_t j = 0; j < length; ++j) want += lag_of(window, length + i - j) * x.at(j, c);
+        errors.add(y.at(i, c) - before.at(i, c), want);
+      }
+      errors.check(fft_tolerance<T>(length) * norm(lags) * norm(channel));
+    }
   });
 }

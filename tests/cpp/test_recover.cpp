@@ -4,6 +4,7 @@
 #include <random>
 
 #include "check.h"
+#include "convbasis/cost_model.h"
 #include "convbasis/error.h"
 #include "convbasis/recover.h"
 
@@ -132,7 +133,7 @@ TEST(without_a_cap_break_even_ends_the_search) {
   std::normal_distribution<float> normal;
   for (float& entry : strips.key) entry = normal(random);
   const ConvBasis<float> basis = strips.recover(options_for(8, Search::scan));
-  CHECK(basis.num_bases[0] == break_even(n, kPeriod, kPeriod));
+  CHECK(basis.num_bases[0] == break_even<float>(n, kPeriod, kPeriod));
   CHECK(basis.complete[0] == 0);
 }
 

@@ -131,8 +131,11 @@ void check_estimate(const Schedule& schedule, double spread, unsigned seed) {
   StageSeconds seconds;
   multiply_strips<T>(matrix, schedule, false, {x.data(), channels}, {y.data(), channels}, channels,
                      {1}, seconds);
+  std::vector<double> norms;
+  for (index_t i = 0; i < kRows; ++i)
+    norms.push_back(kernels<T>().norm(x.data() + i * channels, channels));
   const std::vector<double> estimate =
-      rounding_of_blocks<T>(matrix, schedule, {x.data(), channels}, channels, {2});
+      rounding_of_blocks<T>(matrix, schedule, norms, channels, {2});
   CHECK(static_cast<index_t>(estimate.size()) ==
         (kRows + schedule.diagonal - 1) / schedule.diagonal);
   for (index_t b = 0; b < static_cast<index_t>(estimate.size()); ++b) {
@@ -170,7 +173,7 @@ void check_estimate(const Schedule& schedule, double spread, unsigned seed) {
 
 TEST(estimates_are_about_the_error_that_ffts_leave) {
   for (const Schedule& schedule : std::vector<Schedule>{
-           {{{32, 512}}, 32}, {{{64, 512}, {16, 64}}, 16}, {{{64, 512}, {32, 64}, {8, 32}}, 8}})
+           {{{32, 512}}, 32}, {{{64, 512}, {16, 64}}, 16}, {{{128, 512}, {64, 128}, {16, 64}}, 16}})
     for (const double spread : {0.5, 8.0}) {
       check_estimate<float>(schedule, spread, 1);
       check_estimate<double>(schedule, spread, 2);
@@ -178,8 +181,9 @@ TEST(estimates_are_about_the_error_that_ffts_leave) {
 }
 
 TEST(without_levels_nothing_is_estimated) {
-  const std::vector<float> ones(64, 1.F);
-  const std::vector<double> estimate = rounding_of_blocks<float>({{64, 64, {0}}, {ones.data(), 64}},
-                                                                 {{}, 64}, {ones.data(), 1}, 1, {});
+  const std::vector<float> kernel(64, 1.F);
+  const std::vector<double> norms(64, 1.0);
+  const std::vector<double> estimate =
+      rounding_of_blocks<float>({{64, 64, {0}}, {kernel.data(), 64}}, {{}, 64}, norms, 1, {});
   CHECK(estimate == std::vector<double>{0.0});
 }

@@ -134,7 +134,7 @@ def test_heavy_logits_keep_every_row(row_error):
     )
     want, _ = reference.attention(*arrays, is_causal=True, scale=problem.scale)
     assert row_error(out, want) <= 1e-4
-    assert report.rounding_bound <= 2.5e-5
+    assert report.rounding_bound <= 4e-5
 
 
 @pytest.mark.parametrize("factor", [1e-25, 1.0, 1e25])
@@ -154,7 +154,7 @@ def test_rows_that_transforms_would_spoil_are_summed_directly(factor, row_error)
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))
     want = (weights @ value.astype(np.float64)) / weights.sum(axis=1, keepdims=True)
     assert 0 < report.rows_exact < n // 2
-    assert 0 < report.rounding_bound <= 2.5e-5
+    assert 0 < report.rounding_bound <= 4e-5
     # The bound is of the transforms alone; exponentials and sums add some eps of their own.
     assert row_error(out, want) <= 4 * report.rounding_bound + 50 * np.finfo(np.float32).eps
 
@@ -366,7 +366,7 @@ def test_the_cap_on_free_k_knows_the_value_dim(value_dim):
     query, key = rng.normal(size=(2, 400, 8))
     value = rng.normal(size=(400, value_dim))
     _, report = cb.conv_attention(query, key, value, is_causal=True, return_report=True)
-    assert report.num_bases == cb._core.break_even(400, 8, value_dim)
+    assert report.num_bases == cb.break_even(400, 8, value_dim, "float64")
     assert report.num_bases > 0
     assert not report.complete
     assert report.method == "exact"
@@ -375,4 +375,4 @@ def test_the_cap_on_free_k_knows_the_value_dim(value_dim):
 def test_the_cap_of_recover_basis_takes_head_dim_for_value_dim():
     rng = np.random.default_rng(0)
     query, key = rng.normal(size=(2, 400, 8))
-    assert cb.recover_basis(query, key).num_bases == cb._core.break_even(400, 8, 8)
+    assert cb.recover_basis(query, key).num_bases == cb.break_even(400, 8, dtype="float64")

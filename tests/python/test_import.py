@@ -20,19 +20,23 @@ PACKAGE = Path(cb.__file__).parent
 def test_the_public_names():
     assert set(cb.__all__) == {
         "ConvBasis",
+        "CostModel",
         "RecoverOptions",
         "Report",
         "ToleranceMissed",
         "__version__",
+        "break_even",
         "build_info",
         "conv_attention",
         "conv_matmul",
+        "cost_model",
         "cuda_available",
         "decompose",
         "exact_attention",
         "problems",
         "recover_basis",
         "reference",
+        "set_cost_model",
         "toeplitz_matmul",
     }
     for name in cb.__all__:

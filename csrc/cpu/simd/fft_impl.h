@@ -1,6 +1,10 @@
-// Included by kernels_impl.h: PocketFFT's real transform on vectors of channels. Its templates take
-// any number type, so a transform along rows works on `lanes` channels at a time without
-// transposes.
+// Included by kernels_impl.h: transforms along rows, one vector of channels at a time, so that they
+// need no shuffles.
+//
+// Values of a polynomial x(z) of degree < L at the roots of z^L = i. A block of length n holds x
+// modulo z^n - c; radix r splits it into r blocks modulo z^(n/r) - c_q, c_q^r = c, by scaling the
+// r parts of the block with powers of c^(1/r) and a plain transform of r points. The values come in
+// the order in which the blocks fall: they only meet values in the same order.
 
 #define CONVBASIS_CONCAT_(a, b) a##b
 #define CONVBASIS_CONCAT(a, b) CONVBASIS_CONCAT_(a, b)
@@ -10,106 +14,294 @@
 #include <pocketfft.hpp>
 #undef POCKETFFT_NO_MULTITHREADING
 
+#include "cpu/simd/butterfly_impl.h"
 #include "cpu/simd/kernels.h"
 
 namespace convbasis {
 namespace {
 
 template <class T, class V>
-class VectorFft final : public RealFft<T> {
+class VectorFft final : public BlockFft<T> {
  public:
-  explicit VectorFft(index_t length) : length_(length), plan_(static_cast<std::size_t>(length)) {}
-
-  static RealFft<T>* make(index_t length) { return new VectorFft(length); }
-
-  static void forward_rows(const RealFft<T>& fft, Rows<const T> x, index_t offset, index_t count,
-                           index_t channels, Spectrum<T> out, T* scratch) {
-    const auto& self = static_cast<const VectorFft&>(fft);
-    V* buffer = reinterpret_cast<V*>(scratch);
-    const index_t vectors = channels / kLength;
-    const V zero(T(0));
-    for (index_t v = 0; v < vectors; ++v) {
-      V* column = buffer + v * self.length_;
-      for (index_t i = 0; i < offset; ++i) column[i] = zero;
-      for (index_t i = 0; i < count; ++i)
-        column[offset + i] = V::load_unaligned(x.row(i) + v * kLength);
-      for (index_t i = offset + count; i < self.length_; ++i) column[i] = zero;
-      self.plan_.exec(column, T(1), true);
+  explicit VectorFft(index_t points) : BlockFft<T>(points) {
+    // Angles are counted in units of 1 / (4 L) of a turn: i is L units.
+    const index_t turn = 4 * length;
+    const pocketfft::detail::sincos_2pibyn<T> unit(static_cast<std::size_t>(turn));
+    std::vector<index_t> angles{length};
+    for (index_t block = length; block > 1;) {
+      const index_t radix = best_radix(block);
+      passes_.push_back({radix, block, static_cast<index_t>(twiddles_.size())});
+      std::vector<index_t> children;
+      for (const index_t angle : angles) {
+        for (index_t m = 1; m < radix; ++m) {
+          const auto root = unit[static_cast<std::size_t>(m * (angle / radix))];
+          twiddles_.push_back(root.r);
+          twiddles_.push_back(root.i);
+        }
+        for (index_t q = 0; q < radix; ++q) children.push_back((angle + q * turn) / radix);
+      }
+      angles = std::move(children);
+      block /= radix;
     }
-    self.store(buffer, vectors, out);
+    while (pass(cached_).length > kCached) ++cached_;
   }
 
-  static void inverse_rows(const RealFft<T>& fft, Spectrum<const T> in, index_t offset,
-                           index_t count, index_t channels, Rows<T> y, T* scratch) {
+  static BlockFft<T>* make(index_t length) { return new VectorFft(length); }
+
+  static void forward_rows(const BlockFft<T>& fft, Rows<const T> x, index_t offset, index_t count,
+                           T* spectrum) {
     const auto& self = static_cast<const VectorFft&>(fft);
-    V* buffer = reinterpret_cast<V*>(scratch);
-    const index_t vectors = channels / kLength;
-    self.gather(in, vectors, buffer);
-    for (index_t v = 0; v < vectors; ++v) {
-      V* column = buffer + v * self.length_;
-      self.plan_.exec(column, T(1) / static_cast<T>(self.length_), false);
-      for (index_t i = 0; i < count; ++i) {
-        T* to = y.row(i) + v * kLength;
-        (V::load_unaligned(to) + column[offset + i]).store_unaligned(to);
-      }
-    }
+    V* points = vectors(spectrum);
+    const auto load = [x, offset, count](index_t i) {
+      if (i < offset || i >= offset + count) return V(T(0));
+      const T* row = x.row(i - offset);
+      __builtin_prefetch(row + kAhead * x.stride);
+      return V::load_unaligned(row);
+    };
+    self.by_radix(0, [&](auto radix) { self.template first_pass<radix>(load, points); });
+    self.forward(points, [points](index_t f, const V& re, const V& im) {
+      points[2 * f] = re;
+      points[2 * f + 1] = im;
+    });
   }
 
-  static void forward_windows(const RealFft<T>& fft, const T* x, index_t size, index_t step,
-                              Spectrum<T> out, T* scratch) {
+  static void inverse_rows(const BlockFft<T>& fft, T* spectrum, index_t offset, index_t count,
+                           Rows<T> y) {
     const auto& self = static_cast<const VectorFft&>(fft);
-    constexpr index_t lanes = kLength;
-    // Squares of lanes x lanes are transposed in registers; lags past `size` are zero.
-    V square[static_cast<std::size_t>(lanes)];
-    for (index_t i = 0; i < self.length_; i += lanes) {
-      for (index_t lane = 0; lane < lanes; ++lane) {
-        const index_t at = lane * step + i, left = size - at;
-        square[lane] = left >= lanes ? V::load_unaligned(x + at) : load_zero_padded(x + at, left);
+    const auto add = [y, offset, count](index_t i, const V& value) {
+      if (i < offset || i >= offset + count) return;
+      T* to = y.row(i - offset);
+      __builtin_prefetch(to + kAhead * y.stride, 1);
+      (V::load_unaligned(to) + value).store_unaligned(to);
+    };
+    self.inverse(vectors(spectrum));
+    self.by_radix(
+        0, [&](auto radix) { self.template final_inverse_pass<radix>(vectors(spectrum), add); });
+  }
+
+  static void forward_windows(const BlockFft<T>& fft, const Window<T>* windows, Spectrum<T> out,
+                              T* scratch) {
+    const auto& self = static_cast<const VectorFft&>(fft);
+    V* points = vectors(scratch);
+    // Squares of lanes x lanes are transposed in registers.
+    V early[static_cast<std::size_t>(kLanes)], late[static_cast<std::size_t>(kLanes)];
+    for (index_t i = 0; i < self.length; i += kLanes) {
+      for (index_t lane = 0; lane < kLanes; ++lane) {
+        early[lane] = load_lags(windows[lane], i);
+        late[lane] = load_lags(windows[lane], self.length + i);
       }
-      xsimd::transpose(square, square + lanes);
-      for (index_t l = 0; l < lanes; ++l) square[l].store_aligned(scratch + (i + l) * lanes);
+      xsimd::transpose(early, early + kLanes);
+      xsimd::transpose(late, late + kLanes);
+      for (index_t l = 0; l < kLanes; ++l) {
+        points[2 * (i + l)] = late[l];
+        points[2 * (i + l) + 1] = -early[l];
+      }
     }
-    self.plan_.exec(reinterpret_cast<V*>(scratch), T(1), true);
-    self.store(reinterpret_cast<V*>(scratch), 1, out);
+    const V scale(T(1) / static_cast<T>(self.length));
+    const auto store = [out, scale](index_t f, const V& re, const V& im) {
+      (re * scale).store_unaligned(out.re + f * out.stride);
+      (im * scale).store_unaligned(out.im + f * out.stride);
+    };
+    self.run_pass(0, {0, 1}, points);
+    self.forward(points, store);
   }
 
  private:
-  static constexpr index_t kLength = static_cast<index_t>(V::size);
+  static constexpr index_t kLanes = static_cast<index_t>(V::size);
+  static constexpr index_t kAhead = 8;     // rows that are asked for early: they lie far apart
+  static constexpr index_t kCached = 256;  // points whose passes are run together, in first cache
 
-  static V load_zero_padded(const T* p, index_t count) {
-    alignas(64) T lanes[V::size];
-    for (index_t i = 0; i < kLength; ++i) lanes[i] = i < count ? p[i] : T(0);
-    return V::load_aligned(lanes);
+  struct Pass {
+    index_t radix, length, twiddles;  ///< radix, length of the blocks it splits, first twiddle
+  };
+  struct Range {
+    index_t begin, end;
+  };
+  template <int R>
+  using Radix = std::integral_constant<int, R>;
+
+  static V* vectors(T* scratch) { return reinterpret_cast<V*>(scratch); }
+
+  static V load_lags(const Window<T>& window, index_t at) {
+    const index_t left = window.count - at;
+    if (left >= kLanes) return V::load_unaligned(window.lags + at);
+    alignas(64) T some[V::size];
+    for (index_t i = 0; i < kLanes; ++i) some[i] = i < left ? window.lags[at + i] : T(0);
+    return V::load_aligned(some);
   }
 
-  // PocketFFT's half-complex order is r0, r1, i1, r2, i2, ..., r(length / 2).
+  /// 8 where a power of 8 is left, else 4: powers of two from 4 on, whatever comes first.
+  static index_t best_radix(index_t block) {
+    while (block > 8) block /= 8;
+    return block == 8 ? 8 : 4;
+  }
 
-  void store(const V* buffer, index_t vectors, Spectrum<T> out) const {
-    const index_t half = length_ / 2;
-    for (index_t f = 0; f <= half; ++f) {
-      for (index_t v = 0; v < vectors; ++v) {
-        const V* column = buffer + v * length_;
-        const index_t at = f * out.stride + v * kLength;
-        column[f == 0 ? 0 : 2 * f - 1].store_unaligned(out.re + at);
-        (f == 0 || f == half ? V(T(0)) : column[2 * f]).store_unaligned(out.im + at);
+  [[nodiscard]] const Pass& pass(index_t p) const { return passes_[static_cast<std::size_t>(p)]; }
+  [[nodiscard]] index_t last() const { return static_cast<index_t>(passes_.size()) - 1; }
+  /// Blocks of pass p that lie in one part, a block of the first cached pass.
+  [[nodiscard]] Range blocks_of(index_t part, index_t p) const {
+    const index_t count = pass(cached_).length / pass(p).length;
+    return {part * count, (part + 1) * count};
+  }
+  [[nodiscard]] const T* twiddles(index_t p, index_t block) const {
+    return twiddles_.data() + pass(p).twiddles + block * 2 * (pass(p).radix - 1);
+  }
+
+  template <class F>
+  void by_radix(index_t p, const F& run) const {
+    if (pass(p).radix == 8) {
+      run(Radix<8>());
+    } else {
+      run(Radix<4>());
+    }
+  }
+
+  /// Part m times twiddle m, or its conjugate.
+  template <int R>
+  XSIMD_INLINE static void scale_parts(V (&re)[R], V (&im)[R], const T* twiddles) {
+    for (int m = 1; m < R; ++m) {
+      const V c(twiddles[2 * m - 2]), s(twiddles[2 * m - 1]), r = re[m];
+      re[m] = xsimd::fnma(im[m], s, r * c);
+      im[m] = xsimd::fma(im[m], c, r * s);
+    }
+  }
+  template <int R>
+  XSIMD_INLINE static void unscale_parts(V (&re)[R], V (&im)[R], const T* twiddles) {
+    for (int m = 1; m < R; ++m) {
+      const V c(twiddles[2 * m - 2]), s(twiddles[2 * m - 1]), r = re[m];
+      re[m] = xsimd::fma(im[m], s, r * c);
+      im[m] = xsimd::fnma(r, s, im[m] * c);
+    }
+  }
+
+  template <int R>
+  XSIMD_INLINE static void load_parts(const V* points, index_t step, V (&re)[R], V (&im)[R]) {
+    for (int m = 0; m < R; ++m) {
+      re[m] = points[2 * m * step];
+      im[m] = points[2 * m * step + 1];
+    }
+  }
+  template <int R>
+  XSIMD_INLINE static void store_parts(V* points, index_t step, const V (&re)[R],
+                                       const V (&im)[R]) {
+    for (int m = 0; m < R; ++m) {
+      points[2 * m * step] = re[m];
+      points[2 * m * step + 1] = im[m];
+    }
+  }
+
+  /// The first pass, of real rows.
+  template <int R, class Load>
+  void first_pass(const Load load, V* points) const {
+    const T* w = twiddles(0, 0);
+    const index_t step = length / R;
+    for (index_t j = 0; j < step; ++j) {
+      V re[R], im[R];
+      re[0] = load(j);
+      im[0] = V(T(0));
+      for (int m = 1; m < R; ++m) {
+        const V x = load(j + m * step);
+        re[m] = x * V(w[2 * m - 2]);
+        im[m] = x * V(w[2 * m - 1]);
+      }
+      transform(re, im);
+      store_parts<R>(points + 2 * j, step, re, im);
+    }
+  }
+
+  template <int R>
+  void middle_pass(index_t p, Range blocks, V* points) const {
+    const index_t size = pass(p).length, step = size / R;
+    for (index_t block = blocks.begin; block < blocks.end; ++block, points += 2 * size) {
+      const T* w = twiddles(p, block);
+      for (index_t j = 0; j < step; ++j) {
+        V re[R], im[R];
+        load_parts<R>(points + 2 * j, step, re, im);
+        scale_parts<R>(re, im, w);
+        transform(re, im);
+        store_parts<R>(points + 2 * j, step, re, im);
       }
     }
   }
 
-  void gather(Spectrum<const T> in, index_t vectors, V* buffer) const {
-    const index_t half = length_ / 2;
-    for (index_t f = 0; f <= half; ++f) {
-      for (index_t v = 0; v < vectors; ++v) {
-        V* column = buffer + v * length_;
-        const index_t at = f * in.stride + v * kLength;
-        column[f == 0 ? 0 : 2 * f - 1] = V::load_unaligned(in.re + at);
-        if (f > 0 && f < half) column[2 * f] = V::load_unaligned(in.im + at);
+  template <int R, class Store>
+  void last_pass(Range blocks, const V* points, const Store store) const {
+    const T* w = twiddles(last(), blocks.begin);
+    for (index_t block = blocks.begin; block < blocks.end; ++block) {
+      V re[R], im[R];
+      load_parts<R>(points, 1, re, im);
+      scale_parts<R>(re, im, w);
+      transform(re, im);
+      for (int m = 0; m < R; ++m) store(block * R + m, re[m], im[m]);
+      points += 2 * R;
+      w += 2 * (R - 1);
+    }
+  }
+
+  template <int R>
+  void middle_inverse_pass(index_t p, Range blocks, V* points) const {
+    const index_t size = pass(p).length, step = size / R;
+    for (index_t block = blocks.begin; block < blocks.end; ++block, points += 2 * size) {
+      const T* w = twiddles(p, block);
+      for (index_t j = 0; j < step; ++j) {
+        V re[R], im[R];
+        load_parts<R>(points + 2 * j, step, re, im);
+        transform(im, re);
+        unscale_parts<R>(re, im, w);
+        store_parts<R>(points + 2 * j, step, re, im);
       }
     }
   }
 
-  index_t length_;
-  pocketfft::detail::rfftp<T> plan_;
+  /// The last pass of the inverse: the real part is all that is wanted.
+  template <int R, class Add>
+  void final_inverse_pass(const V* points, const Add add) const {
+    const T* w = twiddles(0, 0);
+    const index_t step = length / R;
+    for (index_t j = 0; j < step; ++j) {
+      V re[R], im[R];
+      load_parts<R>(points + 2 * j, step, re, im);
+      transform(im, re);
+      add(j, re[0]);
+      for (int m = 1; m < R; ++m)
+        add(j + m * step, xsimd::fma(im[m], V(w[2 * m - 1]), re[m] * V(w[2 * m - 2])));
+    }
+  }
+
+  void run_pass(index_t p, Range blocks, V* points) const {
+    by_radix(p, [&](auto radix) { middle_pass<radix>(p, blocks, points); });
+  }
+  void run_inverse_pass(index_t p, Range blocks, V* points) const {
+    by_radix(p, [&](auto radix) { middle_inverse_pass<radix>(p, blocks, points); });
+  }
+
+  /// All passes but the first: long ones over everything, the others block after block.
+  template <class Store>
+  void forward(V* points, const Store& store) const {
+    for (index_t p = 1; p < cached_; ++p) run_pass(p, {0, length / pass(p).length}, points);
+    const index_t size = pass(cached_).length;
+    for (index_t part = 0; part < length / size; ++part) {
+      V* at = points + 2 * part * size;
+      for (index_t p = cached_; p < last(); ++p) run_pass(p, blocks_of(part, p), at);
+      by_radix(last(), [&](auto radix) { last_pass<radix>(blocks_of(part, last()), at, store); });
+    }
+  }
+
+  /// The same backwards, without the final pass.
+  void inverse(V* points) const {
+    const index_t size = pass(cached_).length;
+    for (index_t part = 0; part < length / size; ++part)
+      for (index_t p = last(); p >= cached_; --p)
+        run_inverse_pass(p, blocks_of(part, p), points + 2 * part * size);
+    for (index_t p = cached_ - 1; p >= 1; --p)
+      run_inverse_pass(p, {0, length / pass(p).length}, points);
+  }
+
+  using BlockFft<T>::length;
+
+  index_t cached_ = 1;  // first pass of those that are run part by part
+  std::vector<Pass> passes_;
+  std::vector<T> twiddles_;
 };
 
 }  // namespace

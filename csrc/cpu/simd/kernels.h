@@ -7,15 +7,29 @@
 
 namespace convbasis {
 
-/// Twiddles of one real FFT length; opaque outside the build that made it. Immutable.
+/// Twiddles of one transform length; opaque outside the build that made it. Immutable.
+///
+/// The transform takes L real rows to the L complex values of their polynomial at the roots of
+/// z^L = i. Modulo z^L - i, the product of two real polynomials is low + i * high, the two halves
+/// of their linear convolution. So with w_m the lags m * L .. m * L + L - 1 of a kernel, the real
+/// part of (w_m - i * w_{m-1}) * x is what a block of inputs x gives to the block of outputs m
+/// further: transforms of length L where a cyclic convolution takes 2 L.
 template <class T>
-class RealFft {
+class BlockFft {
  public:
-  virtual ~RealFft() = default;
+  explicit BlockFft(index_t points) : length(points) {}
+  virtual ~BlockFft() = default;
+  const index_t length;
 };
 
-/// A spectrum of vectors of channels: value f, channel c at re[f * stride + c], im[f * stride + c],
-/// for f = 0 .. length / 2.
+/// Lags (m - 1) * L and on of a kernel, the first `count` of them, then zeros.
+template <class T>
+struct Window {
+  const T* lags;
+  index_t count;
+};
+
+/// Spectra of `lanes` windows: value f of window l at re[f * stride + l], im[f * stride + l].
 template <class T>
 struct Spectrum {
   T* re;
@@ -31,16 +45,21 @@ struct Rows {
   [[nodiscard]] T* row(index_t i) const noexcept { return data + i * stride; }
 };
 
-/// Terms of one frequency: out[o] += sum over s in [first, last) of w[o, s] * in[s], complex, where
-/// w[o, s] is found at weights + offset[s] + o, or, conjugated, at weights + offset[o] + s.
+/// Products of `count` neighbouring frequencies and one vector of channels. A value is 2 * lanes
+/// numbers, real parts first; spectra of a span stand one after the other. A piece acts on the
+/// later blocks of its span.
 template <class T>
 struct FrequencyProduct {
-  const T* weight_re;
+  const T* weight_re;  ///< of piece s and block b: at offset[s] + b
   const T* weight_im;
+  index_t weight_stride;  ///< to the next frequency
   const index_t* offset;
-  Rows<const T> in_re, in_im;  ///< row s
-  Rows<T> out_re, out_im;      ///< row o
-  index_t channels;            ///< multiple of lanes
+  const index_t* first;  ///< pieces [first[b], first[b + 1]) are those of block b
+  const index_t* block;  ///< of each piece
+  T* spectra;            ///< of the inputs of the span, which those of the outputs replace
+  index_t stride;        ///< to the next spectrum
+  index_t count;
+  T* packed;  ///< scratch for count * inputs values
 };
 
 /// The hot loops, built once for each instruction set from the same source. Pointers to rows of
@@ -77,26 +96,25 @@ struct Kernels {
   void (*weighted_rows)(const T* w, index_t step_out, index_t step_in, index_t outputs,
                         Rows<const T> x, index_t first, index_t last, Rows<T> y, index_t channels);
 
-  /// Real FFTs along rows, `lanes` channels at once; channels are stored together, a row a
-  /// frequency. `scratch` holds length * channels numbers (length * lanes for windows).
-  RealFft<T>* (*make_fft)(index_t length);
-  /// Spectrum of the rows [0, count) placed at `offset` in a zero vector of the FFT's length.
-  void (*forward_rows)(const RealFft<T>& fft, Rows<const T> x, index_t offset, index_t count,
-                       index_t channels, Spectrum<T> out, T* scratch);
-  /// y[i] += value offset + i of the inverse transform, i in [0, count).
-  void (*inverse_rows)(const RealFft<T>& fft, Spectrum<const T> in, index_t offset, index_t count,
-                       index_t channels, Rows<T> y, T* scratch);
-  /// Spectra of `lanes` windows at once: window l holds x[l * step .. l * step + length), zero past
-  /// `size`. Lane l of the spectrum is window l.
-  void (*forward_windows)(const RealFft<T>& fft, const T* x, index_t size, index_t step,
-                          Spectrum<T> out, T* scratch);
+  /// A transform of `length`, a power of two of at least 16. Spectra are aligned as a Buffer.
+  BlockFft<T>* (*make_fft)(index_t length);
+  /// Values of the rows [0, count) placed at `offset` among zeros, one vector of channels: value f
+  /// at spectrum + f * 2 * lanes, real parts, then imaginary parts.
+  void (*forward_rows)(const BlockFft<T>& fft, Rows<const T> x, index_t offset, index_t count,
+                       T* spectrum);
+  /// y[i] += real part of row offset + i of the inverse times length, i in [0, count). The spectrum
+  /// is used up.
+  void (*inverse_rows)(const BlockFft<T>& fft, T* spectrum, index_t offset, index_t count,
+                       Rows<T> y);
+  /// Values of w_m - i * w_{m-1} divided by length, of `lanes` windows. `scratch` holds a spectrum.
+  void (*forward_windows)(const BlockFft<T>& fft, const Window<T>* windows, Spectrum<T> out,
+                          T* scratch);
 
-  /// Outputs [out_first, out_last) with the weights indexed by output, see FrequencyProduct.
-  void (*multiply)(const FrequencyProduct<T>&, index_t out_first, index_t out_last,
-                   index_t in_first, index_t in_last);
-  /// The conjugate with the weights indexed by input.
-  void (*multiply_conjugate)(const FrequencyProduct<T>&, index_t out_first, index_t out_last,
-                             index_t in_first, index_t in_last);
+  /// out[b] = sum of weight(s, b) * in[s] over the pieces s of blocks before b, for the blocks b of
+  /// the span [begin, end).
+  void (*multiply)(const FrequencyProduct<T>&, index_t begin, index_t end);
+  /// out[s] = sum of conj(weight(s, b)) * in[b] over the blocks b after that of s.
+  void (*multiply_transposed)(const FrequencyProduct<T>&, index_t begin, index_t end);
 };
 
 /// The fastest build this CPU can run, chosen once.

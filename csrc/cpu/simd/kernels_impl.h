@@ -4,10 +4,12 @@
 // time.
 
 #include <cmath>
+#include <limits>
 #include <xsimd/xsimd.hpp>
 
 #include "cpu/simd/fft_impl.h"
 #include "cpu/simd/kernels.h"
+#include "cpu/simd/product_impl.h"
 
 namespace convbasis {
 namespace {
@@ -122,6 +124,18 @@ T max_magnitude(const T* x, index_t n) {
 
 template <class T>
 double norm(const T* x, index_t n) {
+  const double squares = sum_over(
+      n,
+      [x](index_t i, index_t count) {
+        const Vec<T> v = load_upto(x + i, count);
+        return v * v;
+      },
+      T());
+  // Nearly always no square is too large, and those that are too small do not matter.
+  constexpr auto kLost = static_cast<double>(std::numeric_limits<T>::min());  // of each
+  if (squares * 1e-9 > kLost * static_cast<double>(n) &&
+      squares <= static_cast<double>(std::numeric_limits<T>::max()))
+    return std::sqrt(squares);
   const T peak = max_magnitude(x, n);
   if (!(peak > T(0))) return 0;
   // Scaled by powers of two, in two factors because the inverse of a subnormal number overflows.
@@ -129,14 +143,14 @@ double norm(const T* x, index_t n) {
   std::frexp(peak, &exponent);
   const int half = -exponent / 2;
   const Vec<T> first(std::ldexp(T(1), half)), second(std::ldexp(T(1), -exponent - half));
-  const double sum = sum_over(
+  const double scaled = sum_over(
       n,
       [x, &first, &second](index_t i, index_t count) {
         const Vec<T> v = load_upto(x + i, count) * first * second;
         return v * v;
       },
       T());
-  return std::ldexp(std::sqrt(sum), exponent);
+  return std::ldexp(std::sqrt(scaled), exponent);
 }
 
 template <class T>
@@ -254,70 +268,6 @@ void weighted_rows(const T* w, index_t step_out, index_t step_in, index_t output
                             {y.row(o), y.stride}, channels);
 }
 
-// --- products of one frequency
-// ---------------------------------------------------------------------
-
-template <class T, bool Conjugate, int R, int C>
-void multiply_tile(const FrequencyProduct<T>& p, index_t out, index_t in_first, index_t in_last,
-                   index_t channel) {
-  Vec<T> re[R][C], im[R][C];
-  for (int o = 0; o < R; ++o) {
-    for (int c = 0; c < C; ++c) {
-      re[o][c] = load(p.out_re.row(out + o) + channel + c * kLanes<T>);
-      im[o][c] = load(p.out_im.row(out + o) + channel + c * kLanes<T>);
-    }
-  }
-  for (index_t s = in_first; s < in_last; ++s) {
-    Vec<T> xr[C], xi[C];
-    for (int c = 0; c < C; ++c) {
-      xr[c] = load(p.in_re.row(s) + channel + c * kLanes<T>);
-      xi[c] = load(p.in_im.row(s) + channel + c * kLanes<T>);
-    }
-    for (int o = 0; o < R; ++o) {
-      const index_t at = Conjugate ? p.offset[out + o] + s : p.offset[s] + out + o;
-      const Vec<T> wr(p.weight_re[at]), wi(p.weight_im[at]);
-      for (int c = 0; c < C; ++c) {
-        re[o][c] = xsimd::fma(wr, xr[c], re[o][c]);
-        im[o][c] = xsimd::fma(wr, xi[c], im[o][c]);
-        if constexpr (Conjugate) {
-          re[o][c] = xsimd::fma(wi, xi[c], re[o][c]);
-          im[o][c] = xsimd::fnma(wi, xr[c], im[o][c]);
-        } else {
-          re[o][c] = xsimd::fnma(wi, xi[c], re[o][c]);
-          im[o][c] = xsimd::fma(wi, xr[c], im[o][c]);
-        }
-      }
-    }
-  }
-  for (int o = 0; o < R; ++o) {
-    for (int c = 0; c < C; ++c) {
-      store(p.out_re.row(out + o) + channel + c * kLanes<T>, re[o][c]);
-      store(p.out_im.row(out + o) + channel + c * kLanes<T>, im[o][c]);
-    }
-  }
-}
-
-template <class T, bool Conjugate, int R>
-void multiply_channels(const FrequencyProduct<T>& p, index_t out, index_t in_first,
-                       index_t in_last) {
-  index_t c = 0;
-  for (; c + 2 * kLanes<T> <= p.channels; c += 2 * kLanes<T>)
-    multiply_tile<T, Conjugate, R, 2>(p, out, in_first, in_last, c);
-  for (; c < p.channels; c += kLanes<T>)
-    multiply_tile<T, Conjugate, R, 1>(p, out, in_first, in_last, c);
-}
-
-template <class T, bool Conjugate>
-void multiply(const FrequencyProduct<T>& p, index_t out_first, index_t out_last, index_t in_first,
-              index_t in_last) {
-  if (in_first >= in_last) return;
-  constexpr int kOutputs = CONVBASIS_SIMD_REGISTERS >= 32 ? 4 : 2;
-  index_t o = out_first;
-  for (; o + kOutputs <= out_last; o += kOutputs)
-    multiply_channels<T, Conjugate, kOutputs>(p, o, in_first, in_last);
-  for (; o < out_last; ++o) multiply_channels<T, Conjugate, 1>(p, o, in_first, in_last);
-}
-
 template <class T>
 constexpr Kernels<T> kTable{
     CONVBASIS_SIMD_BUILD,
@@ -337,8 +287,8 @@ constexpr Kernels<T> kTable{
     VectorFft<T, Vec<T>>::forward_rows,
     VectorFft<T, Vec<T>>::inverse_rows,
     VectorFft<T, Vec<T>>::forward_windows,
-    multiply<T, false>,
-    multiply<T, true>,
+    Products<T, Vec<T>>::multiply,
+    Products<T, Vec<T>>::multiply_transposed,
 };
 
 }  // namespace

@@ -46,8 +46,4 @@ void logit_deviation(View<const T, 4> query, View<const T, 4> key, double scale,
                      const BasisView<T>& basis, View<const index_t, 3> rows,
                      View<double, 2> deviation, const Exec& exec = {});
 
-/// Number of bases from which exact attention of this size is expected to be cheaper, but at least
-/// min(seq, 64).
-[[nodiscard]] index_t break_even(index_t seq, index_t head_dim, index_t value_dim);
-
 }  // namespace convbasis

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from .. import _core
 from ._bench_peers import BY_BASIS, BY_STRIP, PRODUCT
 from ._names import CONV, EXACT, PLAIN, TORCH
 
@@ -114,8 +113,3 @@ QUICK_GRID = Grid((1024, 2048, 4096, 8192), (2, 8, 32, 128, 512), 4096, 8)
 GRID = Grid(
     tuple(2**power for power in range(10, 17)), tuple(2**power for power in range(12)), 16384, 16
 )
-
-
-def break_even(n: int, head_dim: int) -> int:
-    """Number of strips from which the cost model prefers exact attention."""
-    return _core.break_even(n, head_dim, head_dim)

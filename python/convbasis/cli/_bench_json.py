@@ -6,7 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from .. import build_info
-from ._bench_cases import GROWTH_TARGET, MEMORY_TARGET, break_even
+from ..cost_model import break_even
+from ._bench_cases import GROWTH_TARGET, MEMORY_TARGET
 from ._bench_job import Growth, Memory, Outcome, Result
 from ._bench_text import versions
 from .info import processor

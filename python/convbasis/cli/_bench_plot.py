@@ -10,7 +10,8 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from ._bench_cases import Grid, break_even
+from ..cost_model import break_even
+from ._bench_cases import Grid
 from ._bench_job import Outcome, Result
 from ._bench_peers import BY_STRIP
 from ._bench_text import versions

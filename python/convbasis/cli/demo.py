@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from .. import _core
+from ..cost_model import break_even
 from ..recover import RecoverOptions
 from . import _files
 from ._arguments import (
@@ -116,7 +116,7 @@ def setup_of(arguments: argparse.Namespace) -> Setup:
     """
     n, head_dim, num_bases = arguments.n, arguments.head_dim, arguments.num_bases
     window = RecoverOptions().window
-    most = min(n // window, _core.break_even(n, head_dim, head_dim))
+    most = min(n // window, break_even(n, head_dim))
     if num_bases > most:
         raise CommandError(
             f"--num-bases {num_bases} is too many for --n {n}: a strip has at least {window} "
