@@ -7,14 +7,14 @@
 #include "convbasis/cost_model.h"
 #include "core/heads.h"
 #include "core/shape.h"
-#include "cpu/blas.h"
 #include "cpu/rows.h"
 #include "cpu/strips.h"
 
 namespace convbasis {
 namespace {
 
-constexpr index_t kRowTile = 256, kColumnTile = 64, kHeadEntries = index_t{1} << 20;
+// Tiles of packed rows fit the first-level cache at head_dim 64.
+constexpr index_t kTile = 64, kWindowTile = 256, kHeadEntries = index_t{1} << 20;
 
 void require_options(const char* name, const RecoverOptions& options) {
   require(
@@ -43,29 +43,30 @@ void require_query_key(const char* name, const View<const T, 4>& query,
 template <class T>
 class ColumnHeads {
  public:
-  ColumnHeads(const View<const T, 2>& query, const View<const T, 2>& key, double scale,
-              index_t window)
-      : channels_(round_up(query.shape[1], kernels<T>().lanes)),
-        window_(window),
-        scale_(static_cast<T>(scale)),
-        query_(as_rows(query, channels_, query_copy_)),
-        key_(as_rows(key, channels_, key_copy_)) {}
+  ColumnHeads(const View<const T, 2>& query, const View<const T, 2>& key, double scale)
+      : query_(query),
+        key_(key),
+        channels_(round_up(query.shape[1], kernels<T>().lanes)),
+        scale_(static_cast<T>(scale)) {}
 
-  /// Heads of columns [first, last), `window` numbers each.
-  void fill(index_t first, index_t last, T* heads) const {
-    kernels<T>().band_dots(query_, key_, first, last, window_, channels_, scale_, heads);
-  }
-
-  /// The same of one column, `count` entries.
-  void fill_one(index_t column, index_t count, T* head) const {
-    kernels<T>().band_dots(query_, key_, column, column + 1, count, channels_, scale_, head);
+  /// The first `count` entries of each column in [first, last). Packed rows are aligned, which
+  /// loads want, and whatever the layout of the arrays is.
+  void fill(index_t first, index_t last, index_t count, T* heads) const {
+    const index_t columns = last - first, most = std::min(count, kWindowTile);
+    Buffer<T> keys(columns * channels_), queries((columns + most - 1) * channels_);
+    pack_rows(key_, first, last, channels_, keys.data());
+    for (index_t t = 0; t < count; t += most) {
+      const index_t entries = std::min(most, count - t);
+      pack_rows(query_, first + t, last + t + entries - 1, channels_, queries.data());
+      kernels<T>().band_dots({queries.data(), channels_}, {keys.data(), channels_}, columns,
+                             entries, channels_, scale_, {heads + t, count});
+    }
   }
 
  private:
-  index_t channels_, window_;
+  View<const T, 2> query_, key_;
+  index_t channels_;
   T scale_;
-  Buffer<T> query_copy_, key_copy_;
-  Rows<const T> query_, key_;
 };
 
 struct Search {
@@ -85,22 +86,23 @@ struct Found {
 template <class T>
 Found scan(const ColumnHeads<T>& heads, const Search& search, const Exec& exec) {
   const index_t window = search.window;
-  const index_t batch = std::min(std::max(kHeadEntries / window, kColumnTile), search.columns);
+  const index_t batch = std::min(std::max(kHeadEntries / window, kTile), search.columns);
   Buffer<T> some(batch * window);
   std::vector<T> running(static_cast<std::size_t>(window), T(0));
   Found found;
   for (index_t first = 0; first < search.columns; first += batch) {
     const index_t last = std::min(first + batch, search.columns);
-    parallel_for(exec, ceil_div(last - first, kColumnTile), [&](index_t task, int) {
-      const index_t from = first + task * kColumnTile;
-      heads.fill(from, std::min(from + kColumnTile, last), some.data() + (from - first) * window);
+    parallel_for(exec, ceil_div(last - first, kTile), [&](index_t task, int) {
+      const index_t from = first + task * kTile;
+      heads.fill(from, std::min(from + kTile, last), window, some.data() + (from - first) * window);
     });
     for (index_t j = first; j < last; ++j) {
       const T* head = some.data() + (j - first) * window;
-      if (kernels<T>().l1_distance(head, running.data(), window) < search.threshold) continue;
+      j += kernels<T>().first_apart(head, last - j, window, running.data(), search.threshold);
+      if (j == last) break;
       if (static_cast<index_t>(found.starts.size()) == search.cap) return {found.starts, false};
       found.starts.push_back(j);
-      std::copy_n(head, window, running.data());
+      std::copy_n(some.data() + (j - first) * window, window, running.data());
     }
   }
   return found;
@@ -113,7 +115,7 @@ Found bisect(const ColumnHeads<T>& heads, const Search& search, const Exec& exec
   const Kernels<T>& simd = kernels<T>();
   std::vector<T> running(static_cast<std::size_t>(search.window), T(0)), head = running;
   const auto differs = [&](index_t j) {
-    parallel_for(exec, 1, [&](index_t, int) { heads.fill(j, j + 1, head.data()); });
+    parallel_for(exec, 1, [&](index_t, int) { heads.fill(j, j + 1, search.window, head.data()); });
     return simd.l1_distance(head.data(), running.data(), search.window) >= search.threshold;
   };
   Found found;
@@ -143,13 +145,13 @@ bool tail_agrees(const ColumnHeads<T>& heads, const Search& search, index_t last
   const index_t tails = search.key_columns - search.columns;
   if (tails <= 0) return true;
   std::vector<T> running(static_cast<std::size_t>(search.window), T(0));
-  if (last_start >= 0) heads.fill(last_start, last_start + 1, running.data());
+  if (last_start >= 0) heads.fill(last_start, last_start + 1, search.window, running.data());
   std::atomic<bool> agrees{true};
   parallel_for(exec, tails, [&](index_t item, int) {
     if (!agrees.load(std::memory_order_relaxed)) return;
     const index_t column = search.columns + item, count = search.rows - column;
     Buffer<T> tail(count);
-    heads.fill_one(column, count, tail.data());
+    heads.fill(column, column + 1, count, tail.data());
     if (kernels<T>().l1_distance(tail.data(), running.data(), count) >= search.threshold)
       agrees.store(false, std::memory_order_relaxed);
   });
@@ -194,7 +196,7 @@ StripStarts recover_starts(View<const T, 4> query, View<const T, 4> key, double 
   std::vector<Found> found(static_cast<std::size_t>(batch * query_heads));
   for_each_head(exec, batch * query_heads, [&](index_t flat, const Exec& inside) {
     const auto [b, h, g] = head_index(flat, query_heads, key.shape[1]);
-    const ColumnHeads<T> heads(head_view(query, b, h), head_view(key, b, g), scale, window);
+    const ColumnHeads<T> heads(head_view(query, b, h), head_view(key, b, g), scale);
     found[static_cast<std::size_t>(flat)] = find_strips(heads, search, options, inside);
   });
 
@@ -220,6 +222,7 @@ void recover_kernels(View<const T, 4> query, View<const T, 4> key, View<const in
   require_query_key(kName, query, key);
   const auto [batch, query_heads, n, head_dim] = query.shape;
   const index_t k = kernels.shape[2];
+  const Kernels<T>& simd = convbasis::kernels<T>();
   require_shape(kName, "kernels", kernels.shape, {batch, query_heads, k, n}, "to match query");
   require_basis<T>(kName, {starts, num_bases, kernels, std::min(n, key.shape[2])});
 
@@ -232,32 +235,29 @@ void recover_kernels(View<const T, 4> query, View<const T, 4> key, View<const in
 
   for_each_head(exec, batch * query_heads, [&](index_t flat, const Exec& inside) {
     const auto [b, h, g] = head_index(flat, query_heads, key.shape[1]);
-    const index_t count = num_bases(b, h);
-    if (count == 0) return;
-    Buffer<T> query_copy, first_keys(count * head_dim);
-    const Rows<const T> q = as_rows(head_view(query, b, h), query_copy);
+    const index_t count = num_bases(b, h), channels = round_up(head_dim, simd.lanes);
+    const View<const T, 2> queries = head_view(query, b, h), keys = head_view(key, b, g);
+    Buffer<T> first_keys(count * channels);
     for (index_t r = 0; r < count; ++r)
-      for (index_t c = 0; c < head_dim; ++c)
-        first_keys[r * head_dim + c] = key(b, g, starts(b, h, r), c);
-    // A tile of query rows meets the strips that have begun: row i of column s is lag i - s.
-    parallel_for(inside, ceil_div(n, kRowTile), [&](index_t task, int) {
-      const index_t first = task * kRowTile, last = std::min(first + kRowTile, n);
-      index_t begun = 0;
-      while (begun < count && starts(b, h, begun) < last) ++begun;
-      Buffer<T> product(begun * kRowTile);
-      blas::multiply_transposed<T>(begun, last - first, head_dim, static_cast<T>(scale),
-                                   {first_keys.data(), head_dim}, {q.row(first), q.stride},
-                                   {product.data(), kRowTile});
-      for (index_t r = 0; r < begun; ++r) {
-        const index_t start = starts(b, h, r), from = std::max(first, start);
-        std::copy_n(product.data() + r * kRowTile + (from - first), last - from,
-                    &kernels(b, h, r, from - start));
+      pack_rows(keys, starts(b, h, r), starts(b, h, r) + 1, channels,
+                first_keys.data() + r * channels);
+    // A tile of query rows meets every strip: row i of column s is lag i - s. Rows before s stand
+    // for the lags past the last row.
+    parallel_for(inside, ceil_div(n, kTile), [&](index_t task, int) {
+      const index_t first = task * kTile, last = std::min(first + kTile, n);
+      Buffer<T> rows(kTile * channels);
+      pack_rows(queries, first, last, channels, rows.data());
+      for (index_t r = 0; r < k; ++r) {
+        const index_t start = r < count ? starts(b, h, r) : n;
+        const index_t from = std::clamp(start, first, last);
+        T* kernel = &kernels(b, h, r, 0);
+        if (first < from) std::fill(kernel + n - start + first, kernel + n - start + from, T(0));
+        if (from < last)
+          simd.dots({rows.data() + (from - first) * channels, channels}, last - from,
+                    first_keys.data() + r * channels, channels, static_cast<T>(scale),
+                    kernel + from - start);
       }
     });
-    for (index_t r = 0; r < count; ++r) {
-      const index_t start = starts(b, h, r);
-      if (start > 0) std::fill_n(&kernels(b, h, r, n - start), start, T(0));
-    }
   });
 }
 

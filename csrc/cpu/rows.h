@@ -12,6 +12,21 @@
 
 namespace convbasis {
 
+/// Rows [first, last) with contiguous channels, padded with zeros to `channels`.
+template <class T>
+void pack_rows(const View<const T, 2>& matrix, index_t first, index_t last, index_t channels,
+               T* to) {
+  const index_t columns = matrix.shape[1];
+  for (index_t i = first; i < last; ++i, to += channels) {
+    if (matrix.strides[1] == 1) {
+      std::copy_n(matrix.data + i * matrix.strides[0], columns, to);
+    } else {
+      for (index_t c = 0; c < columns; ++c) to[c] = matrix(i, c);
+    }
+    std::fill(to + columns, to + channels, T(0));
+  }
+}
+
 /// A head's matrix as rows of contiguous channels, padded with zeros to `channels`: the array
 /// itself when its layout fits vectors and BLAS (which wants a positive stride of at least the
 /// row's length), otherwise a copy in `scratch`.
@@ -24,11 +39,7 @@ template <class T>
       stride <= std::numeric_limits<int>::max())
     return {matrix.data, stride};
   scratch = Buffer<T>(rows * channels);
-  for (index_t i = 0; i < rows; ++i) {
-    T* row = scratch.data() + i * channels;
-    for (index_t c = 0; c < columns; ++c) row[c] = matrix(i, c);
-    for (index_t c = columns; c < channels; ++c) row[c] = T(0);
-  }
+  pack_rows(matrix, 0, rows, channels, scratch.data());
   return {scratch.data(), channels};
 }
 

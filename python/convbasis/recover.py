@@ -133,7 +133,7 @@ def form_strips(
     num_bases = np.where(wanted, found.num_bases, 0)
     starts = np.where(wanted[..., None], found.starts, n)[..., : num_bases.max(initial=0)]
     starts = np.ascontiguousarray(starts)
-    kernels = np.zeros((batch, heads, starts.shape[2], n), query.dtype)
+    kernels = np.empty((batch, heads, starts.shape[2], n), query.dtype)
     _core.recover_kernels(query, key, starts, num_bases, kernels, scale, threads)
     return Strips(starts, num_bases, kernels, key.shape[2])
 

@@ -268,25 +268,49 @@ namespace {
 
 template <class T>
 void check_band(const Kernels<T>& simd, index_t vectors, index_t window) {
-  constexpr index_t kRows = 41, kFirst = 2, kLast = 7;
+  constexpr index_t kRows = 41, kColumns = 5, kGap = 2;
   const T factor = T(-0.3);
   const index_t channels = vectors * simd.lanes, stride = channels + 3;
   const std::vector<T> x = random_numbers<T>(kRows * stride + 1, 70),
-                       y = random_numbers<T>(kLast * channels, 71);
+                       y = random_numbers<T>(kColumns * channels, 71);
   const Rows<const T> left{x.data() + 1, stride}, right{y.data(), channels};
-  std::vector<T> heads(static_cast<std::size_t>((kLast - kFirst) * window));
-  simd.band_dots(left, right, kFirst, kLast, window, channels, factor, heads.data());
+  std::vector<T> numbers(static_cast<std::size_t>(kColumns * (window + kGap)), T(7));
+  const Rows<T> heads{numbers.data(), window + kGap};
+  simd.band_dots(left, right, kColumns, window, channels, factor, heads);
   double worst = 0;
-  for (index_t j = kFirst; j < kLast; ++j) {
+  for (index_t j = 0; j < kColumns; ++j) {
     for (index_t t = 0; t < window; ++t) {
       Sum dot;
       for (index_t c = 0; c < channels; ++c) dot.add(left.row(j + t)[c], right.row(j)[c]);
-      const T got = heads[static_cast<std::size_t>((j - kFirst) * window + t)];
+      const T got = heads.row(j)[t];
       worst = larger(worst, dot.error(static_cast<long double>(got) / factor));
+      T alone = 0;
+      simd.dots({left.row(j + t), stride}, 1, right.row(j), channels, factor, &alone);
+      CHECK(alone == got);  // wherever the row lies
     }
+    CHECK(heads.row(j)[window] == 7);
   }
   // One rounding for each vector, in the sum over lanes and in the factor.
   CHECK_NEAR(worst, 0.0, kEps<T> / 2 * static_cast<double>(vectors + simd.lanes));
+}
+
+/// Heads that are one further apart from zero in each column.
+template <class T>
+void check_first_apart(const Kernels<T>& simd, index_t columns, index_t window) {
+  std::vector<T> heads(static_cast<std::size_t>(columns * window));
+  const std::vector<T> head = random_numbers<T>(window, 72);
+  for (index_t j = 0; j < columns; ++j)
+    for (index_t t = 0; t < window; ++t)
+      heads[static_cast<std::size_t>(j * window + t)] = head[static_cast<std::size_t>(t)];
+  const auto first = [&](double threshold) {
+    return simd.first_apart(heads.data(), columns, window, head.data(), threshold);
+  };
+  CHECK(first(1e-30) == columns && first(0) == 0);
+  for (index_t j = columns; j-- > 0;) {
+    T& entry = heads[static_cast<std::size_t>(j * window + j % window)];
+    entry = entry > 0 ? T(-1) : T(1);
+    CHECK(first(1) == j && first(1e30) == columns);
+  }
 }
 
 /// Weights of a Toeplitz band read forwards (direction 1) or backwards, as diagonal blocks do.
@@ -326,6 +350,13 @@ TEST(band_dots_match_plain_dot_products) {
     for (const index_t vectors : {1, 2, 5})
       for (const index_t window : {0, 1, 2, 3, 5, 7, 15, 16, 17, 31, 33, 35})
         check_band(simd, vectors, window);
+  });
+}
+
+TEST(first_apart_finds_the_first_head_of_that_distance) {
+  for_each_build([](const auto& simd, auto) {
+    for (const index_t columns : {1, 2, 15, 16, 17, 40})
+      for (const index_t window : {1, 3, 8, 16, 17, 33}) check_first_apart(simd, columns, window);
   });
 }
 

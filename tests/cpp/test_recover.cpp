@@ -238,6 +238,73 @@ TEST(heads_are_padded_to_the_longest_and_share_keys) {
   }
 }
 
+TEST(windows_longer_than_a_tile_are_compared_whole) {
+  // Column j >= 100 differs from column 0 from row 700 on.
+  constexpr index_t kRows = 1000;
+  std::vector<double> query(kRows * 2, 0.0), key(kRows * 2, 0.0);
+  for (index_t i = 0; i < kRows; ++i) query[static_cast<std::size_t>(2 * i)] = 1;
+  for (index_t i = 0; i < kRows; ++i) key[static_cast<std::size_t>(2 * i)] = 1;
+  for (index_t i = 700; i < kRows; ++i) query[static_cast<std::size_t>(2 * i + 1)] = 1;
+  for (index_t j = 100; j < kRows; ++j) key[static_cast<std::size_t>(2 * j + 1)] = 1;
+  const auto q = contiguous_view<const double, 4>(query.data(), {1, 1, kRows, 2});
+  const auto k = contiguous_view<const double, 4>(key.data(), {1, 1, kRows, 2});
+  RecoverOptions options = options_for(600, Search::scan);
+  options.delta = 0.5;
+  options.num_bases = 2;
+  for (const auto& [window, start] :
+       std::vector<std::pair<index_t, index_t>>{{300, 401}, {512, 189}, {600, 101}, {601, 100}}) {
+    options.window = window;  // its last entry is the first that differs
+    CHECK((recover_starts<double>(q, k, 1, options).starts == std::vector<index_t>{0, start}));
+  }
+}
+
+TEST(kernels_past_the_last_row_or_strip_are_zero) {
+  const Strips<float> strips(200, 200, {0, 70, 130});
+  const std::vector<index_t> starts{0, 70, 200}, count{2};
+  std::vector<float> kernels(600, 7.0F);
+  recover_kernels<float>(strips.queries(), strips.keys(),
+                         contiguous_view<const index_t, 3>(starts.data(), {1, 1, 3}),
+                         contiguous_view<const index_t, 2>(count.data(), {1, 1}), 1,
+                         contiguous_view<float, 4>(kernels.data(), {1, 1, 3, 200}), {2});
+  for (index_t r = 0; r < 3; ++r) {
+    const index_t start = starts[static_cast<std::size_t>(r)];
+    for (index_t t = 0; t < 200; ++t)
+      CHECK(kernels[static_cast<std::size_t>(r * 200 + t)] ==
+            (start + t < 200 ? strips.logit(start + t, start) : 0.0F));
+  }
+}
+
+TEST(recovery_does_not_depend_on_threads_or_on_what_precedes) {
+  // Random logits at a threshold that is met now and then.
+  constexpr index_t kRows = 400, kDim = 20, kCut = 37;
+  std::mt19937_64 random(9);
+  std::normal_distribution<float> normal;
+  std::vector<float> query(kRows * kDim), key(kRows * kDim);
+  for (float& entry : query) entry = normal(random);
+  for (float& entry : key) entry = normal(random);
+  RecoverOptions options = options_for(8, Search::scan);
+  options.delta = 45;
+  options.num_bases = 300;
+  const auto recover = [&](index_t from, int threads) {
+    const index_t n = kRows - from;
+    return recover_basis<float>(
+        contiguous_view<const float, 4>(query.data() + from * kDim, {1, 1, n, kDim}),
+        contiguous_view<const float, 4>(key.data() + from * kDim, {1, 1, n, kDim}), 1, options,
+        {threads});
+  };
+  const ConvBasis<float> whole = recover(0, 1), threaded = recover(0, 5), later = recover(kCut, 2);
+  CHECK(whole.num_bases[0] > 5 && whole.num_bases[0] < 300);
+  CHECK(whole.starts == threaded.starts && whole.kernels == threaded.kernels);
+  const auto start =
+      std::find_if(whole.starts.begin(), whole.starts.end(), [&](index_t s) { return s >= kCut; });
+  for (index_t r = 0; r < later.num_bases[0]; ++r)
+    for (auto other = start; other != whole.starts.end(); ++other)
+      if (*other == later.starts[static_cast<std::size_t>(r)] + kCut)
+        for (index_t t = 0; t < kRows - *other; ++t)
+          CHECK(whole.view().kernels(0, 0, other - whole.starts.begin(), t) ==
+                later.view().kernels(0, 0, r, t));
+}
+
 TEST(strided_queries_and_keys_give_the_same) {
   const Strips<double> strips(70, 70, {0, 10, 33});
   std::vector<double> query(strips.query.size()), key(strips.key.size());  // (dim, n), backwards

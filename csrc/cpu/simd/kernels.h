@@ -87,10 +87,16 @@ struct Kernels {
   /// y[i] *= factor.
   void (*scale)(T* y, T factor, index_t n);
 
-  /// heads[(j - first) * window + t] = factor * x[j + t] . y[j] for columns j in [first, last) and
-  /// t < window: the band below the diagonal of X Y^T.
-  void (*band_dots)(Rows<const T> x, Rows<const T> y, index_t first, index_t last, index_t window,
-                    index_t channels, T factor, T* heads);
+  /// out[t] = factor * x[t] . y for rows t < count, rounded alike whatever t and count are.
+  void (*dots)(Rows<const T> x, index_t count, const T* y, index_t channels, T factor, T* out);
+  /// heads.row(j)[t] = factor * x[j + t] . y[j] for j < columns and t < window: a band of X Y^T.
+  /// Rounded as by dots.
+  void (*band_dots)(Rows<const T> x, Rows<const T> y, index_t columns, index_t window,
+                    index_t channels, T factor, Rows<T> heads);
+  /// The first of `columns` heads of `window` entries each whose l1 distance from `head` is at
+  /// least `threshold`, else `columns`.
+  index_t (*first_apart)(const T* heads, index_t columns, index_t window, const T* head,
+                         double threshold);
 
   /// y[o] += sum over s in [first, last) of w[o * step_out + s * step_in] * x[s], o < outputs.
   void (*weighted_rows)(const T* w, index_t step_out, index_t step_in, index_t outputs,

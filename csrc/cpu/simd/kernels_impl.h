@@ -181,42 +181,13 @@ void scale(T* y, T factor, index_t n) {
   for (; i < n; ++i) y[i] *= factor;
 }
 
-// --- dot products along a band
-// ---------------------------------------------------------------------
+}  // namespace
+}  // namespace convbasis
 
-/// Lane l of the result is the sum of v[l]. (xsimd 14.1's haddp permutes the lanes of 16 floats.)
-template <class T>
-Vec<T> sum_each(Vec<T> (&v)[kLanes<T>]) {
-  xsimd::transpose(v, v + kLanes<T>);
-  for (index_t step = 1; step < kLanes<T>; step *= 2)
-    for (index_t l = 0; l + step < kLanes<T>; l += 2 * step) v[l] += v[l + step];
-  return v[0];
-}
+#include "cpu/simd/band_impl.h"
 
-template <class T>
-void band_dots(Rows<const T> x, Rows<const T> y, index_t first, index_t last, index_t window,
-               index_t channels, T factor, T* heads) {
-  // `lanes` dot products at a time: their vectors are summed across lanes together.
-  for (index_t j = first; j < last; ++j, heads += window) {
-    for (index_t t = 0; t < window; t += kLanes<T>) {
-      const index_t count = window - t < kLanes<T> ? window - t : kLanes<T>;
-      Vec<T> sums[kLanes<T>];
-      for (index_t l = 0; l < kLanes<T>; ++l) {
-        sums[l] = Vec<T>(T(0));
-        if (l >= count) continue;
-        const T* row = x.row(j + t + l);
-        for (index_t c = 0; c < channels; c += kLanes<T>)
-          sums[l] = xsimd::fma(load(row + c), load(y.row(j) + c), sums[l]);
-      }
-      const Vec<T> dots = sum_each<T>(sums) * Vec<T>(factor);
-      if (count == kLanes<T>) {
-        store(heads + t, dots);
-      } else {
-        store_partial(heads + t, dots, count);
-      }
-    }
-  }
-}
+namespace convbasis {
+namespace {
 
 // --- sums of weighted rows -----------------------------------------------------------------------
 // R outputs times C vectors of channels are kept in registers while s runs.
@@ -281,7 +252,9 @@ constexpr Kernels<T> kTable{
     l1_distance<T>,
     all_finite<T>,
     scale<T>,
+    dots<T>,
     band_dots<T>,
+    first_apart<T>,
     weighted_rows<T>,
     VectorFft<T, Vec<T>>::make,
     VectorFft<T, Vec<T>>::forward_rows,

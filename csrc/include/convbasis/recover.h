@@ -25,8 +25,8 @@ template <class T>
                                          const RecoverOptions& options, const Exec& exec = {});
 
 /// Fills kernels (batch, heads, k, n) from the columns of scale * Q K^T at the given starts;
-/// entries past the last row are set to zero, strips past num_bases are left as they are. O(k n d)
-/// a head as matrix products.
+/// entries past the last row and strips past num_bases are set to zero. O(k n d) a head, as
+/// products of tiles.
 template <class T>
 void recover_kernels(View<const T, 4> query, View<const T, 4> key, View<const index_t, 3> starts,
                      View<const index_t, 2> num_bases, double scale, View<T, 4> kernels,
