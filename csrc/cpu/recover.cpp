@@ -14,7 +14,8 @@ namespace convbasis {
 namespace {
 
 // Tiles of packed rows fit the first-level cache at head_dim 64.
-constexpr index_t kTile = 64, kWindowTile = 256, kHeadEntries = index_t{1} << 20;
+constexpr index_t kTile = 64, kWindowTile = 256, kColumnsPerTask = 256;
+constexpr index_t kHeadEntries = index_t{1} << 20;
 
 void require_options(const char* name, const RecoverOptions& options) {
   require(
@@ -52,14 +53,17 @@ class ColumnHeads {
   /// The first `count` entries of each column in [first, last). Packed rows are aligned, which
   /// loads want, and whatever the layout of the arrays is.
   void fill(index_t first, index_t last, index_t count, T* heads) const {
-    const index_t columns = last - first, most = std::min(count, kWindowTile);
-    Buffer<T> keys(columns * channels_), queries((columns + most - 1) * channels_);
-    pack_rows(key_, first, last, channels_, keys.data());
-    for (index_t t = 0; t < count; t += most) {
-      const index_t entries = std::min(most, count - t);
-      pack_rows(query_, first + t, last + t + entries - 1, channels_, queries.data());
-      kernels<T>().band_dots({queries.data(), channels_}, {keys.data(), channels_}, columns,
-                             entries, channels_, scale_, {heads + t, count});
+    const index_t columns = std::min(kTile, last - first), entries = std::min(kWindowTile, count);
+    Buffer<T> keys(columns * channels_), queries((columns + entries - 1) * channels_);
+    for (index_t j = first; j < last; j += columns) {
+      const index_t end = std::min(j + columns, last);
+      pack_rows(key_, j, end, channels_, keys.data());
+      for (index_t t = 0; t < count; t += entries) {
+        const index_t some = std::min(entries, count - t);
+        pack_rows(query_, j + t, end + t + some - 1, channels_, queries.data());
+        kernels<T>().band_dots({queries.data(), channels_}, {keys.data(), channels_}, end - j, some,
+                               channels_, scale_, {heads + (j - first) * count + t, count});
+      }
     }
   }
 
@@ -86,15 +90,16 @@ struct Found {
 template <class T>
 Found scan(const ColumnHeads<T>& heads, const Search& search, const Exec& exec) {
   const index_t window = search.window;
-  const index_t batch = std::min(std::max(kHeadEntries / window, kTile), search.columns);
+  const index_t batch = std::min(std::max(kHeadEntries / window, kColumnsPerTask), search.columns);
   Buffer<T> some(batch * window);
   std::vector<T> running(static_cast<std::size_t>(window), T(0));
   Found found;
   for (index_t first = 0; first < search.columns; first += batch) {
     const index_t last = std::min(first + batch, search.columns);
-    parallel_for(exec, ceil_div(last - first, kTile), [&](index_t task, int) {
-      const index_t from = first + task * kTile;
-      heads.fill(from, std::min(from + kTile, last), window, some.data() + (from - first) * window);
+    parallel_for(exec, ceil_div(last - first, kColumnsPerTask), [&](index_t task, int) {
+      const index_t from = first + task * kColumnsPerTask;
+      heads.fill(from, std::min(from + kColumnsPerTask, last), window,
+                 some.data() + (from - first) * window);
     });
     for (index_t j = first; j < last; ++j) {
       const T* head = some.data() + (j - first) * window;
