@@ -7,6 +7,7 @@
 #include "core/heads.h"
 #include "core/shape.h"
 #include "cpu/blas.h"
+#include "cpu/row_tiles.h"
 #include "cpu/rows.h"
 #include "cpu/tiles.h"
 
@@ -45,7 +46,7 @@ void OnlineSoftmax<T>::absorb(index_t row, index_t visible, index_t width, T* ou
 template <class T>
 void OnlineSoftmax<T>::attend(ScoreTiles<T>& source, Rows<const T> value, index_t keys,
                               bool is_causal, std::span<const index_t> rows, Rows<T> out,
-                              double* lse) {
+                              double* lse, index_t first_key) {
   const Kernels<T>& simd = kernels<T>();
   const index_t count = static_cast<index_t>(rows.size());
   index_t reach = 0;
@@ -56,7 +57,7 @@ void OnlineSoftmax<T>::attend(ScoreTiles<T>& source, Rows<const T> value, index_
     reach = std::max(reach, visible_keys(rows[static_cast<std::size_t>(r)], keys, is_causal));
   }
   source.select(rows);
-  for (index_t first = 0; first < reach; first += kKeyTile) {
+  for (index_t first = first_key; first < reach; first += kKeyTile) {
     const index_t width = std::min(kKeyTile, reach - first);
     source.fill(first, first + width, scores_.data(), kKeyTile);
     for (index_t r = 0; r < count; ++r) {
@@ -104,19 +105,19 @@ struct KeyValue {
   ValueRows<T> value;
 };
 
-/// Rows `listed` of one head in tiles; tile t writes rows [t * kQueryTile, ...) of out and lse.
+/// All rows of one head in tiles.
 template <class T>
 void attend_head(const View<const T, 2>& query, const View<const T, 2>& key,
                  const View<const T, 2>& value, double scale, bool is_causal,
-                 std::span<const index_t> listed, const View<T, 2>& out, const View<T, 1>& lse,
+                 std::span<const index_t> every, const View<T, 2>& out, const View<T, 1>& lse,
                  const Exec& exec) {
   const KeyValue<T> source(key, value, exec);
-  const index_t count = static_cast<index_t>(listed.size()), channels = value.shape[1];
+  const index_t count = static_cast<index_t>(every.size()), channels = value.shape[1];
   const index_t tiles = ceil_div(count, kQueryTile);
   parallel_for(exec, tiles, [&](index_t item, int) {
     const index_t first = (tiles - 1 - item) * kQueryTile;  // the longest rows first
-    const auto rows = listed.subspan(static_cast<std::size_t>(first),
-                                     static_cast<std::size_t>(std::min(kQueryTile, count - first)));
+    const auto rows = every.subspan(static_cast<std::size_t>(first),
+                                    static_cast<std::size_t>(std::min(kQueryTile, count - first)));
     DotScores<T> scores(query, source.key, query.shape[1], scale);
     OnlineSoftmax<T> softmax(channels);
     Buffer<T> result(kQueryTile * channels);
@@ -128,6 +129,66 @@ void attend_head(const View<const T, 2>& query, const View<const T, 2>& key,
       if (lse.data != nullptr) lse(first + r) = static_cast<T>(row_lse[r]);
     }
   });
+}
+
+/// Attention of listed rows to each range of keys: sorted row i and range r at r * count + i.
+template <class T>
+struct RangeResults {
+  RangeResults(const RowTiles& tiles, index_t channel_count)
+      : count(tiles.count()),
+        channels(channel_count),
+        out(tiles.ranges() * count * channels),
+        lse(static_cast<std::size_t>(tiles.ranges() * count),
+            -std::numeric_limits<double>::infinity()) {}
+
+  /// Puts the ranges of row i together in `row`; returns its lse.
+  double merge(index_t i, index_t ranges, T* row) const {
+    double peak = -std::numeric_limits<double>::infinity(), sum = 0;
+    for (index_t r = 0; r < ranges; ++r) peak = std::max(peak, lse_of(i, r));
+    std::fill_n(row, channels, T(0));
+    if (std::isinf(peak)) return peak;
+    for (index_t r = 0; r < ranges; ++r) sum += std::exp(lse_of(i, r) - peak);
+    for (index_t r = 0; r < ranges; ++r) {
+      const T weight = static_cast<T>(std::exp(lse_of(i, r) - peak) / sum);
+      const T* part = out.data() + (r * count + i) * channels;
+      // A range that the row does not see has no numbers.
+      for (index_t c = 0; weight > 0 && c < channels; ++c) row[c] += weight * part[c];
+    }
+    return peak + std::log(sum);
+  }
+  [[nodiscard]] double lse_of(index_t i, index_t r) const {
+    return lse[static_cast<std::size_t>(r * count + i)];
+  }
+
+  index_t count, channels;
+  Buffer<T> out;
+  std::vector<double> lse;
+};
+
+/// Rows `listed` of one head.
+template <class T>
+void attend_rows(const View<const T, 2>& query, const View<const T, 2>& key,
+                 const View<const T, 2>& value, double scale, bool is_causal,
+                 std::span<const index_t> listed, const View<T, 2>& out, const View<T, 1>& lse,
+                 const Exec& exec) {
+  const KeyValue<T> source(key, value);
+  const RowTiles tiles(listed, key.shape[0], is_causal);
+  const index_t count = tiles.count(), channels = value.shape[1];
+  RangeResults<T> results(tiles, channels);
+  parallel_for(exec, static_cast<index_t>(tiles.tiles().size()), [&](index_t item, int) {
+    const RowTiles::Tile& tile = tiles.tiles()[static_cast<std::size_t>(item)];
+    const index_t at = tile.range * count + tile.first_row;
+    DotScores<T> scores(query, source.key, query.shape[1], scale);
+    OnlineSoftmax<T>(channels).attend(
+        scores, source.value.rows, tile.last_key, is_causal, tiles.rows(tile),
+        {results.out.data() + at * channels, channels}, results.lse.data() + at, tile.first_key);
+  });
+  Buffer<T> row(channels);
+  for (index_t i = 0; i < count; ++i) {
+    const double log_sum = results.merge(i, tiles.ranges(), row.data());
+    write_row(row.data(), out, tiles.place(i), source.value.unscale);
+    if (lse.data != nullptr) lse(tiles.place(i)) = static_cast<T>(log_sum);
+  }
 }
 
 template <class T>
@@ -181,7 +242,7 @@ void attention_rows(View<const T, 4> query, View<const T, 4> key, View<const T, 
   for_each_head(exec, batch * heads, [&](index_t flat, const Exec& inside) {
     const auto [b, h, g] = head_index(flat, heads, key.shape[1]);
     const std::vector<index_t> listed = listed_rows(rows, b, h);
-    attend_head<T>(head_view(query, b, h), head_view(key, b, g), head_view(value, b, g),
+    attend_rows<T>(head_view(query, b, h), head_view(key, b, g), head_view(value, b, g),
                    scale_of(options, query), options.is_causal, listed, head_view(out, b, h),
                    head_view(lse, b, h), inside);
   });

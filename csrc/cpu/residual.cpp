@@ -4,28 +4,29 @@
 #include "convbasis/recover.h"
 #include "core/heads.h"
 #include "core/shape.h"
+#include "cpu/row_tiles.h"
 #include "cpu/rows.h"
 #include "cpu/tiles.h"
 
 namespace convbasis {
 namespace {
 
-/// Largest |exact - strips| over the visible keys of a tile of rows.
+/// Largest |exact - strips| over the keys in [begin, end) that a tile of rows sees.
 template <class T>
-double tile_deviation(DotScores<T>& exact, StripScores<T>& strips, index_t keys,
+double tile_deviation(DotScores<T>& exact, StripScores<T>& strips, index_t begin, index_t end,
                       std::span<const index_t> rows) {
   Buffer<T> dots(kQueryTile * kKeyTile), sums(kQueryTile * kKeyTile);
   exact.select(rows);
   strips.select(rows);
   index_t reach = 0;
-  for (index_t row : rows) reach = std::max(reach, visible_keys(row, keys, true));
+  for (index_t row : rows) reach = std::max(reach, visible_keys(row, end, true));
   T worst = 0;
-  for (index_t first = 0; first < reach; first += kKeyTile) {
+  for (index_t first = begin; first < reach; first += kKeyTile) {
     const index_t last = std::min(first + kKeyTile, reach);
     exact.fill(first, last, dots.data(), kKeyTile);
     strips.fill(first, last, sums.data(), kKeyTile);
     for (std::size_t r = 0; r < rows.size(); ++r) {
-      const index_t seen = std::min(last, visible_keys(rows[r], keys, true)) - first;
+      const index_t seen = std::min(last, visible_keys(rows[r], end, true)) - first;
       const index_t at = static_cast<index_t>(r) * kKeyTile;
       if (seen > 0)
         worst =
@@ -65,17 +66,14 @@ void logit_deviation(View<const T, 4> query, View<const T, 4> key, double scale,
     const StripMatrix<T> matrix = head_strips(basis, b, h);
     Buffer<T> key_copy;
     const Rows<const T> key_rows = as_rows(head_view(key, b, g), key_copy);
-    const index_t count = static_cast<index_t>(listed.size()), tiles = ceil_div(count, kQueryTile);
-    std::vector<double> worst(static_cast<std::size_t>(tiles), 0.0);
-    parallel_for(inside, tiles, [&](index_t tile, int) {
+    const RowTiles tiles(listed, keys, true);
+    std::vector<double> worst(tiles.tiles().size(), 0.0);
+    parallel_for(inside, static_cast<index_t>(worst.size()), [&](index_t item, int) {
+      const auto i = static_cast<std::size_t>(item);
+      const RowTiles::Tile& tile = tiles.tiles()[i];
       DotScores<T> exact(head_view(query, b, h), key_rows, head_dim, scale);
       StripScores<T> strips(matrix, nullptr);
-      const index_t first = tile * kQueryTile;
-      const std::span<const index_t> all(listed);
-      worst[static_cast<std::size_t>(tile)] = tile_deviation(
-          exact, strips, keys,
-          all.subspan(static_cast<std::size_t>(first),
-                      static_cast<std::size_t>(std::min(kQueryTile, count - first))));
+      worst[i] = tile_deviation(exact, strips, tile.first_key, tile.last_key, tiles.rows(tile));
     });
     deviation(b, h) = worst.empty() ? 0.0 : *std::max_element(worst.begin(), worst.end());
   });

@@ -27,20 +27,18 @@ void DotScores<T>::fill(index_t first, index_t last, T* scores, index_t stride) 
 
 namespace {
 
-/// scores[j - first] = entry (row, j) for columns j in [first, last), j <= row.
-template <class T>
-void fill_row(const StripMatrix<T>& matrix, index_t row, index_t first, index_t last, T* scores,
-              index_t step) {
+/// Calls piece(begin, end, kernel) for the runs of columns in [first, last), j <= row, that one
+/// strip covers; kernel is null where none does, otherwise entry (row, j) is kernel[row - j].
+template <class T, class Piece>
+void for_each_piece(const StripMatrix<T>& matrix, index_t first, index_t last, const Piece& piece) {
+  if (first >= last) return;
   const StripLayout& layout = matrix.layout;
   const index_t covered = layout.count() > 0 ? layout.begin(0) : layout.columns;
-  for (index_t j = first; j < std::min(last, covered); ++j) scores[(j - first) * step] = T(0);
+  if (first < covered) piece(first, std::min(last, covered), static_cast<const T*>(nullptr));
   const auto after = std::upper_bound(layout.starts.begin(), layout.starts.end(), first);
   index_t r = std::max<index_t>(after - layout.starts.begin() - 1, 0);  // the strip of `first`
-  for (; r < layout.count() && layout.begin(r) < last; ++r) {
-    const T* kernel = matrix.kernels.row(r);
-    const index_t begin = std::max(first, layout.begin(r)), end = std::min(last, layout.end(r));
-    for (index_t j = begin; j < end; ++j) scores[(j - first) * step] = kernel[row - j];
-  }
+  for (; r < layout.count() && layout.begin(r) < last; ++r)
+    piece(std::max(first, layout.begin(r)), std::min(last, layout.end(r)), matrix.kernels.row(r));
 }
 
 }  // namespace
@@ -51,11 +49,25 @@ void StripScores<T>::fill(index_t first, index_t last, T* scores, index_t stride
   for (std::size_t r = 0; r < rows_.size(); ++r) {
     const index_t row = rows_[r];
     T* out = scores + static_cast<index_t>(r) * stride;
-    fill_row(lower_, row, first, std::min(last, row + 1), out, 1);
-    const index_t above = std::max(first, row + 1);
+    const index_t below = std::min(last, row + 1), above = std::max(first, row + 1);
+    for_each_piece(lower_, first, below, [&](index_t begin, index_t end, const T* kernel) {
+      T* to = out + begin - first;
+      if (kernel == nullptr) {
+        std::fill_n(to, end - begin, T(0));
+      } else {
+        kernels<T>().copy_reversed(kernel + row - end + 1, to, end - begin);
+      }
+    });
     if (upper_ == nullptr || above >= last) continue;
-    // Keys [above, last) are columns [n - last, n - above) of the reversed matrix, backwards.
-    fill_row(*upper_, n - 1 - row, n - last, n - above, out + (last - 1 - first), -1);
+    // Key j is column n - 1 - j of the reversed matrix, and this row its row n - 1 - row.
+    for_each_piece(*upper_, n - last, n - above, [&](index_t begin, index_t end, const T* kernel) {
+      T* to = out + n - end - first;
+      if (kernel == nullptr) {
+        std::fill_n(to, end - begin, T(0));
+      } else {
+        std::copy_n(kernel + n - row - end, end - begin, to);
+      }
+    });
   }
 }
 

@@ -63,13 +63,14 @@ class StripScores final : public ScoreTiles<T> {
 constexpr index_t kQueryTile = 128, kKeyTile = 256;
 
 /// Softmax over the visible keys of at most kQueryTile rows, then the weighted mean of value rows,
-/// tile by tile with an online softmax. out holds rows.size() x channels, lse may be null.
+/// tile by tile with an online softmax. out holds rows.size() x channels, lse may be null. Only
+/// keys in [first_key, keys) count: 0 and -inf for a row that sees none of them.
 template <class T>
 class OnlineSoftmax {
  public:
   explicit OnlineSoftmax(index_t channels);
   void attend(ScoreTiles<T>& source, Rows<const T> value, index_t keys, bool is_causal,
-              std::span<const index_t> rows, Rows<T> out, double* lse);
+              std::span<const index_t> rows, Rows<T> out, double* lse, index_t first_key = 0);
 
  private:
   void absorb(index_t row, index_t visible, index_t width, T* out);

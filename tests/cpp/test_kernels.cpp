@@ -241,6 +241,17 @@ TEST(scale_multiplies_every_element_once) {
   });
 }
 
+TEST(copy_reversed_turns_every_length_around) {
+  for_each_build([]<class T>(const Kernels<T>& simd, T) {
+    for_each_vector<T>(50, [&](T* x, index_t n) {
+      std::vector<T> y(static_cast<std::size_t>(n + 1), T(7)), want(y);
+      std::reverse_copy(x, x + n, want.begin());
+      simd.copy_reversed(x, y.data(), n);
+      CHECK(y == want);
+    });
+  });
+}
+
 TEST(all_finite_sees_nan_and_infinity_in_every_lane) {
   for_each_build([]<class T>(const Kernels<T>& simd, T) {
     using Limits = std::numeric_limits<T>;

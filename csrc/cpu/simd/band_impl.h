@@ -1,5 +1,5 @@
-// Included by kernels_impl.h: dot products of rows of channels, `lanes` of them at a time, and the
-// comparison of the columns they make.
+// Included by kernels_impl.h: dot products of rows of channels, `lanes` of them at a time, the
+// comparison of the columns they make, and rows of strips, which hold columns backwards.
 
 #include <utility>
 
@@ -95,6 +95,21 @@ index_t first_apart(const T* heads, index_t columns, index_t window, const T* he
       if (static_cast<double>(distances[l]) >= threshold) return j + l;
   }
   return columns;
+}
+
+template <class T, std::size_t... P>
+Vec<T> reversed(const Vec<T>& v, std::index_sequence<P...>) {
+  const typename Vec<T>::register_type x = v;
+  return Vec<T>(__builtin_shufflevector(x, x, (kLanes<T> - 1 - static_cast<index_t>(P))...));
+}
+
+template <class T>
+void copy_reversed(const T* x, T* y, index_t n) {
+  index_t i = 0;
+  for (; i + kLanes<T> <= n; i += kLanes<T>)
+    store(y + i, reversed<T>(load(x + n - kLanes<T> - i),
+                             std::make_index_sequence<static_cast<std::size_t>(kLanes<T>)>()));
+  for (; i < n; ++i) y[i] = x[n - 1 - i];
 }
 
 }  // namespace

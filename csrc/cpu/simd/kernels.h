@@ -83,6 +83,8 @@ struct Kernels {
   double (*norm)(const T* x, index_t n);
   /// l1 distance of two vectors.
   double (*l1_distance)(const T* x, const T* y, index_t n);
+  /// y[i] = x[n - 1 - i]; x and y do not overlap.
+  void (*copy_reversed)(const T* x, T* y, index_t n);
   bool (*all_finite)(const T* x, index_t n);
   /// y[i] *= factor.
   void (*scale)(T* y, T factor, index_t n);

@@ -250,6 +250,7 @@ constexpr Kernels<T> kTable{
     max_distance<T>,
     norm<T>,
     l1_distance<T>,
+    copy_reversed<T>,
     all_finite<T>,
     scale<T>,
     dots<T>,
