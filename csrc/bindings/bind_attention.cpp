@@ -114,6 +114,16 @@ bool finite(const py::array& array, int num_threads) {
   });
 }
 
+py::array_t<double> norms_of(const py::array& array, int num_threads) {
+  return dispatch(array, "array", [&]<class T>(T) {
+    const auto view = input<T, 4>(array, "array");
+    auto norms = make_array<double>({view.shape[0], view.shape[1], view.shape[2]});
+    const auto to = output<double, 3>(norms, "norms");
+    run(num_threads, [&](const Exec& exec) { row_norms<T>(view, to, exec); });
+    return norms;
+  });
+}
+
 }  // namespace
 
 void register_attention(py::module_& module) {
@@ -128,6 +138,7 @@ void register_attention(py::module_& module) {
   module.def("conv_attention_rows", &conv_rows, arg("lower"), arg("upper").none(true), arg("value"),
              arg("rows"), arg("out"), arg("heads").none(true), arg("num_threads"));
   module.def("all_finite", &finite, arg("array"), arg("num_threads"));
+  module.def("row_norms", &norms_of, arg("array"), arg("num_threads"));
 }
 
 }  // namespace convbasis::bindings

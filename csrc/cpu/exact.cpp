@@ -248,29 +248,6 @@ void attention_rows(View<const T, 4> query, View<const T, 4> key, View<const T, 
   });
 }
 
-template <class T>
-bool all_finite(View<const T, 4> array, const Exec& exec) {
-  if (array.empty()) return true;
-  const auto [batch, heads, n, channels] = array.shape;
-  constexpr index_t kRowsPerTask = 1024;
-  const index_t per_head = ceil_div(n, kRowsPerTask);
-  std::vector<char> finite(static_cast<std::size_t>(batch * heads * per_head), 1);
-  parallel_for(exec, batch * heads * per_head, [&](index_t task, int) {
-    const View<const T, 2> head =
-        convbasis::head_view(array, task / per_head / heads, task / per_head % heads);
-    const index_t first = task % per_head * kRowsPerTask, last = std::min(first + kRowsPerTask, n);
-    bool good = true;
-    if (head.strides[1] == 1 && head.strides[0] == channels) {
-      good = kernels<T>().all_finite(&head(first, 0), (last - first) * channels);
-    } else {
-      for (index_t i = first; i < last; ++i)
-        for (index_t c = 0; c < channels; ++c) good = good && std::isfinite(head(i, c));
-    }
-    finite[static_cast<std::size_t>(task)] = good ? 1 : 0;
-  });
-  return std::find(finite.begin(), finite.end(), 0) == finite.end();
-}
-
 #define CONVBASIS_INSTANTIATE(T)                                                                  \
   template class OnlineSoftmax<T>;                                                                \
   template void exact_attention(View<const T, 4>, View<const T, 4>, View<const T, 4>, View<T, 4>, \
@@ -278,8 +255,7 @@ bool all_finite(View<const T, 4> array, const Exec& exec) {
                                 const Exec&);                                                     \
   template void attention_rows(View<const T, 4>, View<const T, 4>, View<const T, 4>,              \
                                View<const index_t, 3>, View<T, 4>, View<T, 3>,                    \
-                               const AttentionOptions&, const Exec&);                             \
-  template bool all_finite(View<const T, 4>, const Exec&);
+                               const AttentionOptions&, const Exec&);
 CONVBASIS_INSTANTIATE(float)
 CONVBASIS_INSTANTIATE(double)
 #undef CONVBASIS_INSTANTIATE

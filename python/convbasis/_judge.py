@@ -63,7 +63,7 @@ class Sample:
 
     def with_heavy_rows(self, inputs: AttentionInputs, output: np.ndarray, threads: int) -> Sample:
         """The same and the heaviest rows of the finished `output`, which are not left to chance."""
-        norms = row_norms(output)
+        norms = row_norms(output, threads)
         heavy = heaviest_rows(norms)
         rows = np.concatenate([self.rows, heavy], axis=2)
         counts = represented(by_head(self.rows), by_head(heavy), norms.shape[2])
@@ -114,15 +114,11 @@ def exact_rows(inputs: AttentionInputs, rows: np.ndarray, threads: int) -> np.nd
     return exact
 
 
-def row_norms(output: np.ndarray) -> np.ndarray:
-    """Norms of the rows of each head relative to its largest entry, (batch, heads, n)."""
-    norms = np.zeros(output.shape[:3])
-    for head in np.ndindex(output.shape[:2]):
-        rows = output[head]
-        peak = max(rows.max(initial=0.0), -rows.min(initial=0.0))
-        scaled = rows / peak if peak > 0.0 else rows
-        norms[head] = np.sqrt(np.einsum("id,id->i", scaled, scaled))
-    return norms
+def row_norms(output: np.ndarray, threads: int) -> np.ndarray:
+    """Norms of the rows of each head relative to its largest, (batch, heads, n)."""
+    norms = _core.row_norms(output, threads)
+    peak = norms.max(axis=2, initial=0.0, keepdims=True)
+    return np.divide(norms, peak, out=norms, where=peak > 0.0)
 
 
 def deviation(

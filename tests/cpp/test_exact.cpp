@@ -287,6 +287,55 @@ TEST(attention_rows_of_many_rows_cross_tiles) {
   CHECK(problem.zeros_would_fail);
 }
 
+TEST(attention_rows_of_long_sequences_put_ranges_of_keys_together) {
+  // Early rows see one of the ranges, late ones all; one late key outweighs the others.
+  constexpr index_t kRows = 2600;
+  Problem<float> problem({1, 1, 1, kRows, kRows, 4, 3});
+  for (index_t c = 0; c < 4; ++c) problem.key.view(0, 0, 2100, c) *= 9;
+  for (const bool is_causal : {false, true}) {
+    std::vector<index_t> rows{2599, 0, 1, 1023, 1024, 2047, 2048, 2100, 500, 1024};
+    for (index_t r = 0; r < 200; ++r) rows.push_back(r * 13);
+    const auto count = static_cast<index_t>(rows.size());
+    const auto listed = contiguous_view<const index_t, 3>(rows.data(), {1, 1, count});
+    std::vector<float> outputs[2], sums[2];
+    for (const int threads : {1, 5}) {
+      const auto i = static_cast<std::size_t>(threads > 1);
+      outputs[i].resize(static_cast<std::size_t>(count * 3));
+      sums[i].resize(static_cast<std::size_t>(count));
+      const auto out = contiguous_view<float, 4>(outputs[i].data(), {1, 1, count, 3});
+      const auto lse = contiguous_view<float, 3>(sums[i].data(), {1, 1, count});
+      attention_rows<float>(problem.query.view, problem.key.view, problem.value.view, listed, out,
+                            lse, {{}, is_causal}, {threads});
+      for (index_t r = 0; r < count; ++r)
+        problem.check_row({{}, is_causal}, 0, 0, rows[static_cast<std::size_t>(r)], out, lse, r);
+    }
+    CHECK(outputs[0] == outputs[1] && sums[0] == sums[1]);
+  }
+  CHECK(problem.zeros_would_fail);
+}
+
+TEST(row_norms_of_any_layout) {
+  for (const Layout layout : {Layout::packed, Layout::transposed, Layout::backwards}) {
+    const Array<float> array({2, 3, 1100, 3}, 1, layout);
+    std::vector<double> norms(2 * 3 * 1100);
+    const auto to = contiguous_view<double, 3>(norms.data(), {2, 3, 1100});
+    row_norms<float>(array.view, to, {2});
+    for (index_t b = 0; b < 2; ++b)
+      for (index_t h = 0; h < 3; ++h)
+        for (index_t i = 0; i < 1100; ++i) {
+          double squares = 0;
+          for (index_t c = 0; c < 3; ++c)
+            squares += std::pow(static_cast<double>(array.view(b, h, i, c)), 2);
+          CHECK_NEAR(to(b, h, i), std::sqrt(squares), 1e-6 * std::sqrt(squares));
+        }
+  }
+  const std::vector<double> huge(3, std::numeric_limits<double>::max());
+  double norm = 0;
+  row_norms<double>(contiguous_view<const double, 4>(huge.data(), {1, 1, 1, 3}),
+                    contiguous_view<double, 3>(&norm, {1, 1, 1}));
+  CHECK(norm == std::numeric_limits<double>::max());
+}
+
 TEST(all_finite_looks_at_every_element_of_any_layout) {
   for (const Layout layout : {Layout::packed, Layout::transposed, Layout::backwards}) {
     Array<float> array({2, 3, 5, 7}, 1, layout);

@@ -53,4 +53,9 @@ void conv_attention_rows(const BasisView<T>& lower, const BasisView<T>* upper,
 template <class T>
 [[nodiscard]] bool all_finite(View<const T, 4> array, const Exec& exec = {});
 
+/// Euclidean norm of every row, norms (batch, heads, rows); the largest number for one that
+/// overflows. Any strides.
+template <class T>
+void row_norms(View<const T, 4> array, View<double, 3> norms, const Exec& exec = {});
+
 }  // namespace convbasis
