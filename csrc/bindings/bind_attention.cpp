@@ -107,10 +107,12 @@ void conv_rows(const BasisTuple& lower, const std::optional<BasisTuple>& upper,
   });
 }
 
-bool finite(const py::array& array, int num_threads) {
-  return dispatch(array, "array", [&]<class T>(T) {
-    const auto view = input<T, 4>(array, "array");
-    return run(num_threads, [&](const Exec& exec) { return all_finite<T>(view, exec); });
+index_t not_finite(const std::vector<py::array>& arrays, int num_threads) {
+  if (arrays.empty()) return 0;
+  return dispatch(arrays.front(), "arrays", [&]<class T>(T) {
+    std::vector<View<const T, 4>> views;
+    for (const py::array& array : arrays) views.push_back(input<T, 4>(array, "arrays"));
+    return run(num_threads, [&](const Exec& exec) { return first_not_finite<T>(views, exec); });
   });
 }
 
@@ -137,7 +139,7 @@ void register_attention(py::module_& module) {
              arg("out"), arg("lse").none(true), arg("heads").none(true), arg("num_threads"));
   module.def("conv_attention_rows", &conv_rows, arg("lower"), arg("upper").none(true), arg("value"),
              arg("rows"), arg("out"), arg("heads").none(true), arg("num_threads"));
-  module.def("all_finite", &finite, arg("array"), arg("num_threads"));
+  module.def("first_not_finite", &not_finite, arg("arrays"), arg("num_threads"));
   module.def("row_norms", &norms_of, arg("array"), arg("num_threads"));
 }
 

@@ -118,7 +118,8 @@ def row_norms(output: np.ndarray, threads: int) -> np.ndarray:
     """Norms of the rows of each head relative to its largest, (batch, heads, n)."""
     norms = _core.row_norms(output, threads)
     peak = norms.max(axis=2, initial=0.0, keepdims=True)
-    return np.divide(norms, peak, out=norms, where=peak > 0.0)
+    norms /= np.where(peak > 0.0, peak, 1.0)
+    return norms
 
 
 def deviation(

@@ -32,12 +32,12 @@ def operand(array: np.ndarray, trailing: int = 2) -> np.ndarray:
 
 
 def is_aligned(array: np.ndarray) -> bool:
-    """Whether the address and all strides are whole elements, those of empty arrays too.
+    """Whether the address and all strides are whole elements.
 
     NumPy's own flag leaves out the strides of axes that have no second entry.
     """
-    address: int = array.__array_interface__["data"][0]
-    return all(offset % array.itemsize == 0 for offset in (address, *array.strides))
+    size = array.itemsize
+    return array.flags.aligned and not any(stride % size for stride in array.strides)
 
 
 def buffer(
@@ -97,9 +97,9 @@ class AttentionInputs:
 
     def without_unseen_keys(self) -> AttentionInputs:
         """The same with causal keys past the last query row cut off: no query sees them."""
-        if not self.is_causal:
-            return self
         n = self.query.shape[2]
+        if not self.is_causal or self.key.shape[2] <= n:
+            return self
         return replace(self, key=self.key[:, :, :n], value=self.value[:, :, :n])
 
     def restore(self, array: Any) -> Any:

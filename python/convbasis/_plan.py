@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -76,7 +77,7 @@ def plan_recovered(
             )
             for query, key in parts
         ]
-    complete = np.logical_and.reduce([part.complete for part in found])
+    complete = functools.reduce(np.logical_and, [part.complete for part in found])
     by_strips = complete if wanted.options.num_bases is None else np.ones_like(complete)
     with clock("kernels"):
         strips = tuple(
@@ -84,12 +85,10 @@ def plan_recovered(
             for (query, key), starts in zip(parts, found, strict=True)
         )
     if wanted.check_finite:
-        for part in strips:
-            finite_logits(function, part.kernels, wanted.threads)
+        finite_logits(function, strips, wanted.threads)
     return Plan(strips, total_bases(found), complete, by_strips, by_strips)
 
 
 def total_bases(parts: Sequence[Strips] | Sequence[Starts]) -> np.ndarray:
     """Strips of each head, (batch, heads), all triangles together."""
-    total: np.ndarray = np.add.reduce([part.num_bases for part in parts])
-    return total
+    return functools.reduce(np.add, [part.num_bases for part in parts])

@@ -318,14 +318,15 @@ def overlap(one: np.ndarray, other: np.ndarray) -> bool:
         return True
 
 
-def finite(function: str, arrays: Iterable[tuple[str, np.ndarray]], num_threads: int) -> None:
-    """All 4-D `arrays` are free of NaN and infinity, which a transform would spread."""
-    for name, array in arrays:
-        if not _core.all_finite(array, num_threads):
-            raise wrong(
-                function,
-                name,
-                "has NaN or infinite entries",
-                "finite numbers",
-                f"an array of shape {array.shape} with some that are not",
-            )
+def finite(function: str, arrays: Sequence[tuple[str, np.ndarray]], num_threads: int) -> None:
+    """All 4-D `arrays` of one type are free of NaN and infinity, which a transform would spread."""
+    found = _core.first_not_finite([array for _, array in arrays], num_threads)
+    if found < len(arrays):
+        name, array = arrays[found]
+        raise wrong(
+            function,
+            name,
+            "has NaN or infinite entries",
+            "finite numbers",
+            f"an array of shape {array.shape} with some that are not",
+        )

@@ -157,7 +157,9 @@ def conv_attention(
         with clock("check"):
             _validate.finite(name, inputs.named(), wanted.threads)
 
-    inputs = replace(inputs.without_unseen_keys(), scale=wanted.scale)
+    inputs = inputs.without_unseen_keys()
+    if inputs.scale != wanted.scale:
+        inputs = replace(inputs, scale=wanted.scale)
     plan = make_plan(name, inputs, wanted, clock)
     return computed(inputs, plan, wanted, out, return_lse, return_report, clock)
 

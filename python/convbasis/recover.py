@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -79,6 +80,9 @@ class RecoverOptions:
         _validate.choice(name, "search", self.search, ("scan", "bisect"))
 
 
+DEFAULT_OPTIONS = RecoverOptions()
+
+
 class Starts(NamedTuple):
     """Where the strips of every head begin, before any kernel is formed."""
 
@@ -130,9 +134,11 @@ def form_strips(
 ) -> Strips:
     """Strips with their kernels, for the `wanted` heads alone; the others get none. O(k n d)."""
     batch, heads, n, _ = query.shape
-    num_bases = np.where(wanted, found.num_bases, 0)
-    starts = np.where(wanted[..., None], found.starts, n)[..., : num_bases.max(initial=0)]
-    starts = np.ascontiguousarray(starts)
+    starts, num_bases = found.starts, found.num_bases
+    if not wanted.all():
+        num_bases = np.where(wanted, num_bases, 0)
+        starts = np.where(wanted[..., None], starts, n)[..., : num_bases.max(initial=0)]
+        starts = np.ascontiguousarray(starts)
     kernels = np.empty((batch, heads, starts.shape[2], n), query.dtype)
     _core.recover_kernels(query, key, starts, num_bases, kernels, scale, threads)
     return Strips(starts, num_bases, kernels, key.shape[2])
@@ -208,14 +214,14 @@ def recover_basis(
 
     found = find_starts(query4, key4, query.shape[-1], scale, options, threads)
     strips = form_strips(query4, key4, found, np.ones_like(found.complete), scale, threads)
-    finite_logits(name, strips.kernels, threads)
+    finite_logits(name, [strips], threads)
     return ConvBasis.of_strips(strips, query.shape[:-2], found.complete, scale)
 
 
 def recover_options(function: str, options: object) -> RecoverOptions:
     """`options`, or the defaults for None."""
     if options is None:
-        return RecoverOptions()
+        return DEFAULT_OPTIONS
     if not isinstance(options, RecoverOptions):
         raise _validate.wrong(
             function,
@@ -228,13 +234,14 @@ def recover_options(function: str, options: object) -> RecoverOptions:
     return options
 
 
-def finite_logits(function: str, kernels: np.ndarray, threads: int) -> None:
+def finite_logits(function: str, parts: Sequence[Strips], threads: int) -> None:
     """Finite query and key may still have products that overflow; no strip can hold those."""
-    if not _core.all_finite(kernels, threads):
+    kernels = [part.kernels for part in parts]
+    if _core.first_not_finite(kernels, threads) < len(kernels):
         raise _validate.wrong(
             function,
             "query",
             "has logits with key that overflow",
-            f"finite products in {kernels.dtype}",
+            f"finite products in {kernels[0].dtype}",
             "infinite ones",
         )

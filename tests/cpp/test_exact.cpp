@@ -314,6 +314,18 @@ TEST(attention_rows_of_long_sequences_put_ranges_of_keys_together) {
   CHECK(problem.zeros_would_fail);
 }
 
+TEST(first_not_finite_names_the_first_of_the_arrays) {
+  Array<float> arrays[3] = {{{1, 2, 1500, 2}, 1},
+                            {{1, 1, 7, 3}, 2, Layout::transposed},
+                            {{2, 1, 1030, 1}, 3, Layout::backwards}};
+  const std::vector<View<const float, 4>> views{arrays[0].view, arrays[1].view, arrays[2].view};
+  CHECK(first_not_finite<float>(views, {2}) == 3 && first_not_finite<float>({}) == 0);
+  for (const index_t bad : {2, 1, 0}) {
+    arrays[bad].data.back() = std::numeric_limits<float>::infinity();
+    for (const int threads : {1, 2, 5}) CHECK(first_not_finite<float>(views, {threads}) == bad);
+  }
+}
+
 TEST(row_norms_of_any_layout) {
   for (const Layout layout : {Layout::packed, Layout::transposed, Layout::backwards}) {
     const Array<float> array({2, 3, 1100, 3}, 1, layout);

@@ -49,6 +49,11 @@ void conv_attention_rows(const BasisView<T>& lower, const BasisView<T>* upper,
                          View<const T, 4> value, View<const index_t, 3> rows, View<T, 4> out,
                          std::span<const index_t> heads = {}, const Exec& exec = {});
 
+/// The first of the arrays that has a NaN or infinite element, else arrays.size(). Any strides.
+template <class T>
+[[nodiscard]] index_t first_not_finite(std::span<const View<const T, 4>> arrays,
+                                       const Exec& exec = {});
+
 /// False when an element is NaN or infinite. Any strides.
 template <class T>
 [[nodiscard]] bool all_finite(View<const T, 4> array, const Exec& exec = {});
