@@ -112,6 +112,13 @@ TEST(deviation_of_listed_rows_matches_plain_loops) {
   check_deviation<double>(300, 100, {299, 5, 120, 5, 260});
 }
 
+TEST(deviation_of_a_few_rows_is_put_together_from_ranges_of_keys) {
+  for (const index_t worst : {3, 1023, 1024, 2500}) {
+    check_deviation<float>(2600, 2600, {2599, worst, 0});
+    check_deviation<double>(2600, 1500, {worst, 1100});
+  }
+}
+
 TEST(deviation_does_not_depend_on_threads) {
   const Problem<float> problem(300, 300);
   CHECK(problem.deviation({}, 0.7, 1) == problem.deviation({}, 0.7, 5));
