@@ -14,7 +14,7 @@ namespace convbasis {
 namespace {
 
 // Tiles of packed rows fit the first-level cache at head_dim 64.
-constexpr index_t kTile = 64, kWindowTile = 256, kColumnsPerTask = 256;
+constexpr index_t kTile = 64, kWindowTile = 256, kItemsPerTask = 256;
 constexpr index_t kHeadEntries = index_t{1} << 20;
 
 void require_options(const char* name, const RecoverOptions& options) {
@@ -50,11 +50,19 @@ class ColumnHeads {
         channels_(round_up(query.shape[1], kernels<T>().lanes)),
         scale_(static_cast<T>(scale)) {}
 
+  /// Packed rows, to be used again by calls that follow.
+  struct Scratch {
+    Buffer<T> keys, queries;
+  };
+
   /// The first `count` entries of each column in [first, last). Packed rows are aligned, which
   /// loads want, and whatever the layout of the arrays is.
-  void fill(index_t first, index_t last, index_t count, T* heads) const {
+  void fill(index_t first, index_t last, index_t count, T* heads, Scratch& scratch) const {
     const index_t columns = std::min(kTile, last - first), entries = std::min(kWindowTile, count);
-    Buffer<T> keys(columns * channels_), queries((columns + entries - 1) * channels_);
+    auto& [keys, queries] = scratch;
+    if (keys.size() < columns * channels_) keys = Buffer<T>(columns * channels_);
+    const index_t rows = columns + entries - 1;
+    if (queries.size() < rows * channels_) queries = Buffer<T>(rows * channels_);
     for (index_t j = first; j < last; j += columns) {
       const index_t end = std::min(j + columns, last);
       pack_rows(key_, j, end, channels_, keys.data());
@@ -90,16 +98,17 @@ struct Found {
 template <class T>
 Found scan(const ColumnHeads<T>& heads, const Search& search, const Exec& exec) {
   const index_t window = search.window;
-  const index_t batch = std::min(std::max(kHeadEntries / window, kColumnsPerTask), search.columns);
+  const index_t batch = std::min(std::max(kHeadEntries / window, kItemsPerTask), search.columns);
   Buffer<T> some(batch * window);
   std::vector<T> running(static_cast<std::size_t>(window), T(0));
   Found found;
   for (index_t first = 0; first < search.columns; first += batch) {
     const index_t last = std::min(first + batch, search.columns);
-    parallel_for(exec, ceil_div(last - first, kColumnsPerTask), [&](index_t task, int) {
-      const index_t from = first + task * kColumnsPerTask;
-      heads.fill(from, std::min(from + kColumnsPerTask, last), window,
-                 some.data() + (from - first) * window);
+    parallel_for(exec, ceil_div(last - first, kItemsPerTask), [&](index_t task, int) {
+      const index_t from = first + task * kItemsPerTask;
+      typename ColumnHeads<T>::Scratch scratch;
+      heads.fill(from, std::min(from + kItemsPerTask, last), window,
+                 some.data() + (from - first) * window, scratch);
     });
     for (index_t j = first; j < last; ++j) {
       const T* head = some.data() + (j - first) * window;
@@ -119,8 +128,10 @@ template <class T>
 Found bisect(const ColumnHeads<T>& heads, const Search& search, const Exec& exec) {
   const Kernels<T>& simd = kernels<T>();
   std::vector<T> running(static_cast<std::size_t>(search.window), T(0)), head = running;
+  typename ColumnHeads<T>::Scratch scratch;
   const auto differs = [&](index_t j) {
-    parallel_for(exec, 1, [&](index_t, int) { heads.fill(j, j + 1, search.window, head.data()); });
+    parallel_for(exec, 1,
+                 [&](index_t, int) { heads.fill(j, j + 1, search.window, head.data(), scratch); });
     return simd.l1_distance(head.data(), running.data(), search.window) >= search.threshold;
   };
   Found found;
@@ -150,13 +161,16 @@ bool tail_agrees(const ColumnHeads<T>& heads, const Search& search, index_t last
   const index_t tails = search.key_columns - search.columns;
   if (tails <= 0) return true;
   std::vector<T> running(static_cast<std::size_t>(search.window), T(0));
-  if (last_start >= 0) heads.fill(last_start, last_start + 1, search.window, running.data());
+  typename ColumnHeads<T>::Scratch scratch;
+  if (last_start >= 0)
+    heads.fill(last_start, last_start + 1, search.window, running.data(), scratch);
   std::atomic<bool> agrees{true};
   parallel_for(exec, tails, [&](index_t item, int) {
     if (!agrees.load(std::memory_order_relaxed)) return;
     const index_t column = search.columns + item, count = search.rows - column;
     Buffer<T> tail(count);
-    heads.fill(column, column + 1, count, tail.data());
+    typename ColumnHeads<T>::Scratch own;
+    heads.fill(column, column + 1, count, tail.data(), own);
     if (kernels<T>().l1_distance(tail.data(), running.data(), count) >= search.threshold)
       agrees.store(false, std::memory_order_relaxed);
   });
@@ -248,20 +262,24 @@ void recover_kernels(View<const T, 4> query, View<const T, 4> key, View<const in
                 first_keys.data() + r * channels);
     // A tile of query rows meets every strip: row i of column s is lag i - s. Rows before s stand
     // for the lags past the last row.
-    parallel_for(inside, ceil_div(n, kTile), [&](index_t task, int) {
-      const index_t first = task * kTile, last = std::min(first + kTile, n);
-      Buffer<T> rows(kTile * channels);
-      pack_rows(queries, first, last, channels, rows.data());
+    const auto fill_tile = [&](index_t first, index_t last, T* rows) {
+      pack_rows(queries, first, last, channels, rows);
       for (index_t r = 0; r < k; ++r) {
         const index_t start = r < count ? starts(b, h, r) : n;
         const index_t from = std::clamp(start, first, last);
         T* kernel = &kernels(b, h, r, 0);
         if (first < from) std::fill(kernel + n - start + first, kernel + n - start + from, T(0));
         if (from < last)
-          simd.dots({rows.data() + (from - first) * channels, channels}, last - from,
+          simd.dots({rows + (from - first) * channels, channels}, last - from,
                     first_keys.data() + r * channels, channels, static_cast<T>(scale),
                     kernel + from - start);
       }
+    };
+    parallel_for(inside, ceil_div(n, kItemsPerTask), [&](index_t task, int) {
+      const index_t end = std::min((task + 1) * kItemsPerTask, n);
+      Buffer<T> rows(kTile * channels);
+      for (index_t first = task * kItemsPerTask; first < end; first += kTile)
+        fill_tile(first, std::min(first + kTile, end), rows.data());
     });
   });
 }
