@@ -171,7 +171,7 @@ void attend_rows(const View<const T, 2>& query, const View<const T, 2>& key,
                  const View<const T, 2>& value, double scale, bool is_causal,
                  std::span<const index_t> listed, const View<T, 2>& out, const View<T, 1>& lse,
                  const Exec& exec) {
-  const KeyValue<T> source(key, value);
+  const KeyValue<T> source(key, value, exec);
   const RowTiles tiles(listed, key.shape[0], is_causal);
   const index_t count = tiles.count(), channels = value.shape[1];
   RangeResults<T> results(tiles, channels);

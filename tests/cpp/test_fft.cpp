@@ -146,9 +146,10 @@ struct Roots {
       angles.push_back((std::lround(angle) + 4 * length) % (4 * length));
     }
   }
-  /// Root f to the power i.
+  /// Root f to the power i. The circle has a power of two of steps.
   [[nodiscard]] const Complex& power(index_t f, index_t i) const {
-    return circle[static_cast<std::size_t>(angles[static_cast<std::size_t>(f)] * i % (4 * length))];
+    const index_t steps = angles[static_cast<std::size_t>(f)] * i;
+    return circle[static_cast<std::size_t>(steps & (4 * length - 1))];
   }
   index_t length;
   Values<T> values_of_z;
