@@ -128,7 +128,7 @@ struct Strided {
 
 /// From one row or value to the next that is compared with a plain sum: all but of the longest.
 /// Odd, so that all places in a vector are met.
-index_t step_to_check(index_t length) { return length > 1024 ? 127 : 1; }
+index_t step_to_check(index_t length) { return length > 512 ? 127 : 1; }
 
 /// The roots of z^L = i in the order of the values of a transform, which is its own: it shows in
 /// the values of the polynomial z.

@@ -108,12 +108,12 @@ struct Dense {
 };
 
 const std::vector<Schedule>& schedules() {
-  static const std::vector<Schedule> all{{{}, 512},        // direct
-                                         {{{8, 512}}, 8},  // one level
+  static const std::vector<Schedule> all{{{}, 512},          // direct
+                                         {{{16, 512}}, 16},  // one level
                                          {{{64, 512}}, 64},
                                          {{{64, 512}, {16, 64}}, 16},  // two
-                                         {{{32, 512}, {8, 32}}, 8},
-                                         {{{64, 512}, {32, 64}, {8, 32}}, 8},  // three
+                                         {{{32, 512}, {16, 32}}, 16},
+                                         {{{64, 512}, {32, 64}, {16, 32}}, 16},  // three
                                          {{{128, 512}, {32, 128}, {16, 32}}, 16}};
   return all;
 }
