@@ -10,43 +10,6 @@
 #include "cpu/strips.h"
 
 namespace convbasis {
-namespace {
-
-constexpr index_t kRowsPerGroup = 6;
-
-/// y[i] += sum over columns j <= i of the strip part [begin, end), for rows i in [begin, stop).
-template <class T>
-void multiply_diagonal(const Kernels<T>& simd, const T* kernel, index_t begin, index_t end,
-                       index_t stop, Rows<const T> x, Rows<T> y, index_t channels) {
-  index_t i = begin;
-  for (; i < end; i += kRowsPerGroup) {
-    const index_t group = std::min(kRowsPerGroup, stop - i);
-    simd.weighted_rows(kernel + i, 1, -1, group, x, begin, i + 1, {y.row(i), y.stride}, channels);
-    for (index_t o = 1; o < group; ++o)
-      simd.weighted_rows(kernel + i + o, 1, -1, 1, x, i + 1, std::min(end, i + o + 1),
-                         {y.row(i + o), y.stride}, channels);
-  }
-  if (i < stop)
-    simd.weighted_rows(kernel + i, 1, -1, stop - i, x, begin, end, {y.row(i), y.stride}, channels);
-}
-
-/// y[j] += sum over rows i in [j, stop), for columns j in [begin, end).
-template <class T>
-void multiply_diagonal_transposed(const Kernels<T>& simd, const T* kernel, index_t begin,
-                                  index_t end, index_t stop, Rows<const T> x, Rows<T> y,
-                                  index_t channels) {
-  for (index_t j = begin; j < end; j += kRowsPerGroup) {
-    const index_t group = std::min(kRowsPerGroup, end - j);
-    for (index_t o = 0; o + 1 < group; ++o)
-      simd.weighted_rows(kernel - j - o, -1, 1, 1, x, j + o, j + group - 1,
-                         {y.row(j + o), y.stride}, channels);
-    simd.weighted_rows(kernel - j, -1, 1, group, x, j + group - 1, stop, {y.row(j), y.stride},
-                       channels);
-  }
-}
-
-}  // namespace
-
 template <class T>
 void multiply_strips(const StripMatrix<T>& matrix, const Schedule& schedule, bool transpose,
                      Rows<const T> x, Rows<T> y, index_t channels, const Exec& exec,
@@ -55,7 +18,7 @@ void multiply_strips(const StripMatrix<T>& matrix, const Schedule& schedule, boo
   const index_t outputs = transpose ? layout.columns : layout.rows;
   {
     StageTimer timer(seconds.diagonal);
-    const auto multiply = transpose ? multiply_diagonal_transposed<T> : multiply_diagonal<T>;
+    const auto multiply = transpose ? kernels<T>().direct_transposed : kernels<T>().direct;
     parallel_for(exec, ceil_div(layout.rows, schedule.diagonal), [&](index_t block, int) {
       const index_t first = block * schedule.diagonal;
       const index_t stop = std::min(first + schedule.diagonal, layout.rows);
@@ -64,8 +27,7 @@ void multiply_strips(const StripMatrix<T>& matrix, const Schedule& schedule, boo
       for (index_t r = 0; r < layout.count(); ++r) {
         const index_t begin = std::max(first, layout.begin(r));
         const index_t end = std::min(stop, layout.end(r));
-        if (begin < end)
-          multiply(kernels<T>(), matrix.kernels.row(r), begin, end, stop, x, y, channels);
+        if (begin < end) multiply(matrix.kernels.row(r), begin, end, stop, x, y, channels);
       }
     });
   }

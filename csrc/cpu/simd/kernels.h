@@ -100,9 +100,12 @@ struct Kernels {
   index_t (*first_apart)(const T* heads, index_t columns, index_t window, const T* head,
                          double threshold);
 
-  /// y[o] += sum over s in [first, last) of w[o * step_out + s * step_in] * x[s], o < outputs.
-  void (*weighted_rows)(const T* w, index_t step_out, index_t step_in, index_t outputs,
-                        Rows<const T> x, index_t first, index_t last, Rows<T> y, index_t channels);
+  /// y[i] += sum over j in [begin, min(end, i + 1)) of kernel[i - j] * x[j], i in [begin, stop).
+  void (*direct)(const T* kernel, index_t begin, index_t end, index_t stop, Rows<const T> x,
+                 Rows<T> y, index_t channels);
+  /// y[j] += sum over i in [j, stop) of kernel[i - j] * x[i], j in [begin, end), end <= stop.
+  void (*direct_transposed)(const T* kernel, index_t begin, index_t end, index_t stop,
+                            Rows<const T> x, Rows<T> y, index_t channels);
 
   /// A transform of `length`, a power of two of at least 16. Spectra are aligned as a Buffer.
   BlockFft<T>* (*make_fft)(index_t length);

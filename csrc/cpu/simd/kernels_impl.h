@@ -10,6 +10,7 @@
 #include "cpu/simd/fft_impl.h"
 #include "cpu/simd/kernels.h"
 #include "cpu/simd/product_impl.h"
+#include "cpu/simd/toeplitz_impl.h"
 
 namespace convbasis {
 namespace {
@@ -189,56 +190,6 @@ void scale(T* y, T factor, index_t n) {
 namespace convbasis {
 namespace {
 
-// --- sums of weighted rows -----------------------------------------------------------------------
-// R outputs times C vectors of channels are kept in registers while s runs.
-
-template <class T, int R, int C>
-void weighted_tile(const T* w, index_t step_out, index_t step_in, Rows<const T> x, index_t first,
-                   index_t last, Rows<T> y, index_t channel) {
-  Vec<T> sum[R][C];
-  for (int o = 0; o < R; ++o)
-    for (int c = 0; c < C; ++c) sum[o][c] = load(y.row(o) + channel + c * kLanes<T>);
-  for (index_t s = first; s < last; ++s) {
-    const T* row = x.row(s) + channel;
-    const T* weight = w + s * step_in;
-    Vec<T> value[C];
-    for (int c = 0; c < C; ++c) value[c] = load(row + c * kLanes<T>);
-    for (int o = 0; o < R; ++o) {
-      const Vec<T> factor(weight[o * step_out]);
-      for (int c = 0; c < C; ++c) sum[o][c] = xsimd::fma(factor, value[c], sum[o][c]);
-    }
-  }
-  for (int o = 0; o < R; ++o)
-    for (int c = 0; c < C; ++c) store(y.row(o) + channel + c * kLanes<T>, sum[o][c]);
-}
-
-template <class T, int R>
-void weighted_channels(const T* w, index_t step_out, index_t step_in, Rows<const T> x,
-                       index_t first, index_t last, Rows<T> y, index_t channels) {
-  constexpr int kVectors = CONVBASIS_SIMD_REGISTERS >= 32 ? 4 : 2;
-  index_t c = 0;
-  for (; c + kVectors * kLanes<T> <= channels; c += kVectors * kLanes<T>)
-    weighted_tile<T, R, kVectors>(w, step_out, step_in, x, first, last, y, c);
-  for (; c < channels; c += kLanes<T>)
-    weighted_tile<T, R, 1>(w, step_out, step_in, x, first, last, y, c);
-}
-
-template <class T>
-void weighted_rows(const T* w, index_t step_out, index_t step_in, index_t outputs, Rows<const T> x,
-                   index_t first, index_t last, Rows<T> y, index_t channels) {
-  if (first >= last) return;
-  index_t o = 0;
-  for (; o + 6 <= outputs; o += 6)
-    weighted_channels<T, 6>(w + o * step_out, step_out, step_in, x, first, last,
-                            {y.row(o), y.stride}, channels);
-  for (; o + 2 <= outputs; o += 2)
-    weighted_channels<T, 2>(w + o * step_out, step_out, step_in, x, first, last,
-                            {y.row(o), y.stride}, channels);
-  for (; o < outputs; ++o)
-    weighted_channels<T, 1>(w + o * step_out, step_out, step_in, x, first, last,
-                            {y.row(o), y.stride}, channels);
-}
-
 template <class T>
 constexpr Kernels<T> kTable{
     CONVBASIS_SIMD_BUILD,
@@ -256,7 +207,8 @@ constexpr Kernels<T> kTable{
     dots<T>,
     band_dots<T>,
     first_apart<T>,
-    weighted_rows<T>,
+    DirectToeplitz<T, Vec<T>>::multiply,
+    DirectToeplitz<T, Vec<T>>::multiply_transposed,
     VectorFft<T, Vec<T>>::make,
     VectorFft<T, Vec<T>>::forward_rows,
     VectorFft<T, Vec<T>>::inverse_rows,
