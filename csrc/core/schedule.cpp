@@ -21,6 +21,9 @@ constexpr double kSpectrum = 7;     // a value of a spectrum, in products: packe
 constexpr double kWeight = 60;      // a value of a window's spectrum: it comes from memory
 constexpr double kRow = 75;         // a row of the output, in direct steps: the edges of its tiles
 constexpr double kStripRow = 1100;  // a row of a strip in its diagonal blocks, all channels
+constexpr double kDot = 2;       // a multiply-add of a kernel's logits, in those of exact attention
+constexpr double kEntry = 1.5;   // an entry of a kernel of many: they leave the cache
+constexpr double kShared = 1.4;  // strips share the memory with other threads, exact tiles do not
 
 /// What the cost of a problem depends on: strips are taken to be of one length.
 struct Problem {
@@ -132,8 +135,9 @@ index_t break_even(index_t seq, index_t head_dim, index_t value_dim, const CostM
   const double exact = n * n / 2 * (d + channels) * model.exact;
   const auto is_cheaper = [&](index_t k) {
     const Problem problem{n, static_cast<double>(k), channels};
-    const double kernels = problem.strips * n / 2 * (d * model.exact + model.entry);
-    return schedule_cost(problem, cheapest(problem, model), model) + kernels <= exact;
+    const double kernels = problem.strips * n / 2 * (kDot * d * model.exact + kEntry * model.entry);
+    const double product = schedule_cost(problem, cheapest(problem, model), model);
+    return kShared * (product + kernels) <= exact;
   };
   if (is_cheaper(seq)) return seq;
   index_t low = 1, high = seq;  // the cost grows with k

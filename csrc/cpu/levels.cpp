@@ -3,6 +3,7 @@
 #include <algorithm>
 
 namespace convbasis {
+
 template <class T>
 LevelRun<T>::LevelRun(const StripMatrix<T>& matrix, const Level& level, bool transpose,
                       const Exec& exec)
@@ -72,16 +73,6 @@ typename LevelRun<T>::Chunk LevelRun<T>::chunk_of(index_t span) const {
 }
 
 template <class T>
-index_t LevelRun<T>::inputs(const Chunk& chunk) const {
-  return transpose_ ? chunk.end - chunk.begin : first_piece(chunk.end) - first_piece(chunk.begin);
-}
-
-template <class T>
-index_t LevelRun<T>::outputs(const Chunk& chunk) const {
-  return transpose_ ? first_piece(chunk.end) - first_piece(chunk.begin) : chunk.end - chunk.begin;
-}
-
-template <class T>
 void LevelRun<T>::apply(Rows<const T> x, Rows<T> y, index_t channels, StageSeconds& seconds) {
   const index_t vectors = channels / simd_.lanes, chunks = vectors * spans_;
   const index_t threads = resolve_threads(exec_);
@@ -114,6 +105,7 @@ void LevelRun<T>::apply(Rows<const T> x, Rows<T> y, index_t channels, StageSecon
 /// worker of each item is 0.
 template <class T>
 void LevelRun<T>::run_chunk(const Chunk& chunk, Rows<const T> x, Rows<T> y, StageSeconds& seconds) {
+  if (inputs(chunk) == 0 || outputs(chunk) == 0) return;
   {
     StageTimer timer(seconds.transform);
     parallel_for(exec_, inputs(chunk),
@@ -143,7 +135,7 @@ typename LevelRun<T>::Part LevelRun<T>::part_of_block(index_t block) const {
 
 template <class T>
 void LevelRun<T>::transform_input(const Chunk& chunk, index_t input, Rows<const T> x) {
-  const Part part = transpose_ ? part_of_block(chunk.begin + input)
+  const Part part = transpose_ ? part_of_block(chunk.begin + 1 + input)
                                : part_of_piece(first_piece(chunk.begin) + input);
   simd_.forward_rows(*fft_, {x.row(part.begin) + chunk.channel, x.stride}, part.offset, part.count,
                      chunk.spectra + input * stride());
@@ -167,9 +159,8 @@ void LevelRun<T>::multiply_frequencies(const Chunk& chunk, index_t first, T* pac
 
 template <class T>
 void LevelRun<T>::invert(const Chunk& chunk, index_t output, Rows<T> y) {
-  if (!transpose_ && output == 0) return;  // nothing comes before the first block of a span
   const Part part = transpose_ ? part_of_piece(first_piece(chunk.begin) + output)
-                               : part_of_block(chunk.begin + output);
+                               : part_of_block(chunk.begin + 1 + output);
   simd_.inverse_rows(*fft_, chunk.spectra + output * stride(), part.offset, part.count,
                      {y.row(part.begin) + chunk.channel, y.stride});
 }

@@ -49,8 +49,17 @@ class LevelRun {
     return pieces_.first[static_cast<std::size_t>(block)];
   }
   [[nodiscard]] Chunk chunk_of(index_t span) const;
-  [[nodiscard]] index_t inputs(const Chunk& chunk) const;
-  [[nodiscard]] index_t outputs(const Chunk& chunk) const;
+  /// Pieces that act on a later block of the span, and blocks that one acts on.
+  [[nodiscard]] index_t pieces(const Chunk& chunk) const {
+    return first_piece(chunk.end - 1) - first_piece(chunk.begin);
+  }
+  [[nodiscard]] index_t blocks(const Chunk& chunk) const { return chunk.end - chunk.begin - 1; }
+  [[nodiscard]] index_t inputs(const Chunk& chunk) const {
+    return transpose_ ? blocks(chunk) : pieces(chunk);
+  }
+  [[nodiscard]] index_t outputs(const Chunk& chunk) const {
+    return transpose_ ? pieces(chunk) : blocks(chunk);
+  }
   [[nodiscard]] index_t point() const { return 2 * simd_.lanes; }  // numbers of a complex vector
   /// From one spectrum to the next. What is packed together of many spectra meets all sets of a
   /// cache.

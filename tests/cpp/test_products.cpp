@@ -45,10 +45,10 @@ class Problem {
 
   /// Multiplies; compares all numbers in memory.
   void check(bool transposed) {
-    const index_t pieces = first(end_) - first(begin_), blocks = end_ - begin_;
+    const index_t pieces = first(end_ - 1) - first(begin_), blocks = end_ - begin_ - 1;
     const index_t inputs = transposed ? blocks : pieces, outputs = transposed ? pieces : blocks;
     const index_t point = 2 * simd_.lanes, stride = (count_ + 3) * point;
-    Buffer<T> spectra(std::max(inputs, outputs) * stride);
+    Buffer<T> spectra(std::max({inputs, outputs, index_t{1}}) * stride);
     for (index_t i = 0; i < spectra.size(); ++i) {
       const index_t f = i % stride / point - 1;
       spectra[i] = f >= 0 && f < count_ && i / stride < inputs ? random() : T(77);
@@ -73,7 +73,7 @@ class Problem {
           long double size = 0;
           for (index_t i = 0; i < inputs; ++i) {
             const index_t s = first(begin_) + (transposed ? o : i);
-            const index_t b = begin_ + (transposed ? i : o);
+            const index_t b = begin_ + 1 + (transposed ? i : o);
             if (b <= block(s)) continue;
             const Complex w = weight(f, s, b), x = value(before, i, f, lane);
             want += (transposed ? std::conj(w) : w) * x;

@@ -121,10 +121,11 @@ struct Kernels {
   void (*forward_windows)(const BlockFft<T>& fft, const Window<T>* windows, Spectrum<T> out,
                           T* scratch);
 
-  /// out[b] = sum of weight(s, b) * in[s] over the pieces s of blocks before b, for the blocks b of
-  /// the span [begin, end).
+  /// out[b] = sum of weight(s, b) * in[s] over the pieces s of blocks before b, for the blocks b in
+  /// [begin + 1, end) of the span [begin, end).
   void (*multiply)(const FrequencyProduct<T>&, index_t begin, index_t end);
-  /// out[s] = sum of conj(weight(s, b)) * in[b] over the blocks b after that of s.
+  /// out[s] = sum of conj(weight(s, b)) * in[b] over the blocks b after that of s, for the pieces s
+  /// of the blocks [begin, end - 1).
   void (*multiply_transposed)(const FrequencyProduct<T>&, index_t begin, index_t end);
 };
 

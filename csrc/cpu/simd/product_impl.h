@@ -73,13 +73,13 @@ struct Products {
         add<R, 0, false>(re, im, p.in + (s - origin) * 2 * kLanes, p,
                          [&](int o) { return p.offset[s] + block + o; });
       add_inside<R, 1>(re, im, p, block, origin);
-      store<R>(re, im, p.out + (block - begin) * p.stride, p.stride);
+      store<R>(re, im, p.out + (block - begin - 1) * p.stride, p.stride);
     }
     return block;
   }
 
   static void multiply_one(const One& p, index_t begin, index_t end) {
-    index_t block = blocks<kOutputs>(p, begin, begin, end);
+    index_t block = blocks<kOutputs>(p, begin, begin + 1, end);
     block = blocks<kOutputs / 2>(p, begin, block, end);
     blocks<1>(p, begin, block, end);
   }
@@ -91,7 +91,7 @@ struct Products {
     if constexpr (O + 1 < R) {
       for (index_t b = p.block[s + O] + 1; b <= p.block[s + R - 1]; ++b) {
         V one_re[1] = {re[O]}, one_im[1] = {im[O]};
-        add<1, 0, true>(one_re, one_im, p.in + (b - begin) * 2 * kLanes, p,
+        add<1, 0, true>(one_re, one_im, p.in + (b - begin - 1) * 2 * kLanes, p,
                         [&](int) { return p.offset[s + O] + b; });
         re[O] = one_re[0];
         im[O] = one_im[0];
@@ -103,11 +103,11 @@ struct Products {
   template <int R>
   static index_t pieces(const One& p, index_t begin, index_t s, index_t end) {
     const index_t origin = p.first[begin];
-    for (; s + R <= p.first[end]; s += R) {
+    for (; s + R <= p.first[end - 1]; s += R) {
       V re[R], im[R];
       for (int o = 0; o < R; ++o) re[o] = im[o] = V(T(0));
       for (index_t b = p.block[s + R - 1] + 1; b < end; ++b)
-        add<R, 0, true>(re, im, p.in + (b - begin) * 2 * kLanes, p,
+        add<R, 0, true>(re, im, p.in + (b - begin - 1) * 2 * kLanes, p,
                         [&](int o) { return p.offset[s + o] + b; });
       add_rest<R, 0>(re, im, p, s, begin);
       store<R>(re, im, p.out + (s - origin) * p.stride, p.stride);
@@ -146,12 +146,12 @@ struct Products {
   }
 
   static void multiply(const FrequencyProduct<T>& p, index_t begin, index_t end) {
-    each_frequency(p, p.first[end] - p.first[begin],
+    each_frequency(p, p.first[end - 1] - p.first[begin],
                    [=](const One& one) { multiply_one(one, begin, end); });
   }
 
   static void multiply_transposed(const FrequencyProduct<T>& p, index_t begin, index_t end) {
-    each_frequency(p, end - begin,
+    each_frequency(p, end - begin - 1,
                    [=](const One& one) { multiply_transposed_one(one, begin, end); });
   }
 };
