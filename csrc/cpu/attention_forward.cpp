@@ -227,16 +227,6 @@ void require_operands(const char* name, const BasisView<T>& lower, const BasisVi
                 {batch, value.shape[1], lower.num_columns, value.shape[3]}, "to match the basis");
 }
 
-void add(StageSeconds& total, const StageSeconds& part) {
-  total.exp += part.exp;
-  total.transform += part.transform;
-  total.products += part.products;
-  total.inverse += part.inverse;
-  total.diagonal += part.diagonal;
-  total.normalize += part.normalize;
-  total.rows += part.rows;
-}
-
 }  // namespace
 
 template <class T>
@@ -276,7 +266,7 @@ ForwardReport conv_attention(const BasisView<T>& lower, const BasisView<T>* uppe
       if (head.schedule().levels.empty()) report.block_lengths.push_back(head.schedule().diagonal);
     }
   });
-  for (const StageSeconds& part : seconds) add(report.seconds, part);
+  for (const StageSeconds& part : seconds) add_share(report.seconds, part, 1);
   return report;
 }
 

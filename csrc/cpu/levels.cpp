@@ -69,7 +69,12 @@ void LevelRun<T>::transform_windows(index_t first, T* scratch) {
 template <class T>
 typename LevelRun<T>::Chunk LevelRun<T>::chunk_of(index_t span) const {
   const index_t begin = span * per_span_;
-  return {begin, std::min(begin + per_span_, blocks_), 0, nullptr, 0};
+  return {begin, std::min(begin + per_span_, blocks_)};
+}
+
+template <class T>
+void LevelRun<T>::reserve(index_t workers) {
+  spectra_ = Buffer<T>(workers * spectra_size());
 }
 
 template <class T>
@@ -79,13 +84,11 @@ void LevelRun<T>::apply(Rows<const T> x, Rows<T> y, index_t channels, StageSecon
   // Chunks side by side need no hand-over; a few of them for many threads are done one by one.
   const bool side_by_side = chunks % threads == 0 || chunks >= 4 * threads;
   const index_t copies = side_by_side ? std::min(threads, chunks) : 1;
-  const index_t size = most_spectra_ * stride();
-  Buffer<T> spectra(copies * size);
+  reserve(copies);
   std::vector<StageSeconds> of_copy(static_cast<std::size_t>(copies));
   const auto run = [&](index_t item, int worker) {
     Chunk chunk = chunk_of(item / vectors);
     chunk.channel = item % vectors * simd_.lanes;
-    chunk.spectra = spectra.data() + worker * size;
     chunk.worker = worker;
     run_chunk(chunk, x, y, of_copy[static_cast<std::size_t>(worker)]);
   };
@@ -94,18 +97,29 @@ void LevelRun<T>::apply(Rows<const T> x, Rows<T> y, index_t channels, StageSecon
   } else {
     for (index_t item = 0; item < chunks; ++item) run(item, 0);
   }
-  for (const StageSeconds& part : of_copy) {
-    seconds.transform += part.transform / static_cast<double>(copies);
-    seconds.products += part.products / static_cast<double>(copies);
-    seconds.inverse += part.inverse / static_cast<double>(copies);
+  for (const StageSeconds& part : of_copy) add_share(seconds, part, copies);
+}
+
+template <class T>
+void LevelRun<T>::apply_inside(index_t first, index_t last, Rows<const T> x, Rows<T> y,
+                               index_t channels, int worker, StageSeconds& seconds) {
+  const index_t end = std::min(ceil_div(last, level_.span), spans_);
+  for (index_t span = first / level_.span; span < end; ++span) {
+    for (index_t channel = 0; channel < channels; channel += simd_.lanes) {
+      Chunk chunk = chunk_of(span);
+      chunk.channel = channel;
+      chunk.worker = worker;
+      run_chunk(chunk, x, y, seconds);
+    }
   }
 }
 
 /// The loops run in parallel, or in order when this is one of several chunks side by side: then the
 /// worker of each item is 0.
 template <class T>
-void LevelRun<T>::run_chunk(const Chunk& chunk, Rows<const T> x, Rows<T> y, StageSeconds& seconds) {
+void LevelRun<T>::run_chunk(Chunk chunk, Rows<const T> x, Rows<T> y, StageSeconds& seconds) {
   if (inputs(chunk) == 0 || outputs(chunk) == 0) return;
+  chunk.spectra = spectra_.data() + chunk.worker * spectra_size();
   {
     StageTimer timer(seconds.transform);
     parallel_for(exec_, inputs(chunk),

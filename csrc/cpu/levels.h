@@ -23,18 +23,25 @@ class LevelRun {
   /// made for each block of outputs.
   void apply(Rows<const T> x, Rows<T> y, index_t channels, StageSeconds& seconds);
 
+  /// Memory for calls of apply_inside by that many workers at once.
+  void reserve(index_t workers);
+
+  /// The same for the spans in rows [first, last) only, on the calling thread.
+  void apply_inside(index_t first, index_t last, Rows<const T> x, Rows<T> y, index_t channels,
+                    int worker, StageSeconds& seconds);
+
  private:
   /// Blocks [begin, end) of one span, one vector of channels, and the memory for their spectra: of
   /// inputs, then, frequency by frequency, of outputs.
   struct Chunk {
-    index_t begin, end, channel;
-    T* spectra;
-    int worker;
+    index_t begin, end, channel = 0;
+    int worker = 0;
+    T* spectra = nullptr;
   };
 
   void plan_weights();
   void transform_windows(index_t first, T* scratch);
-  void run_chunk(const Chunk& chunk, Rows<const T> x, Rows<T> y, StageSeconds& seconds);
+  void run_chunk(Chunk chunk, Rows<const T> x, Rows<T> y, StageSeconds& seconds);
   void transform_input(const Chunk& chunk, index_t input, Rows<const T> x);
   void multiply_frequencies(const Chunk& chunk, index_t first, T* packed) const;
   void invert(const Chunk& chunk, index_t output, Rows<T> y);
@@ -49,6 +56,7 @@ class LevelRun {
     return pieces_.first[static_cast<std::size_t>(block)];
   }
   [[nodiscard]] Chunk chunk_of(index_t span) const;
+  [[nodiscard]] index_t spectra_size() const { return most_spectra_ * stride(); }
   /// Pieces that act on a later block of the span, and blocks that one acts on.
   [[nodiscard]] index_t pieces(const Chunk& chunk) const {
     return first_piece(chunk.end - 1) - first_piece(chunk.begin);
@@ -83,7 +91,7 @@ class LevelRun {
   index_t weight_count_ = 0;
   std::vector<index_t> offsets_, piece_blocks_;
   std::vector<Window<T>> windows_;
-  Buffer<T> weights_, scratch_;
+  Buffer<T> weights_, scratch_, spectra_;
 };
 
 }  // namespace convbasis

@@ -16,6 +16,17 @@ double now() {
 StageTimer::StageTimer(double& total) : total_(total), begin_(now()) {}
 StageTimer::~StageTimer() { total_ += now() - begin_; }
 
+void add_share(StageSeconds& total, const StageSeconds& part, index_t workers) {
+  const double share = 1 / static_cast<double>(workers);
+  total.exp += share * part.exp;
+  total.transform += share * part.transform;
+  total.products += share * part.products;
+  total.inverse += share * part.inverse;
+  total.diagonal += share * part.diagonal;
+  total.normalize += share * part.normalize;
+  total.rows += share * part.rows;
+}
+
 template <class T>
 StripMatrix<T> head_strips(const BasisView<T>& basis, index_t batch, index_t head) {
   StripMatrix<T> matrix;

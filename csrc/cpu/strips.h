@@ -44,10 +44,10 @@ template <class T>
                                            bool skip_diagonal, const Exec& exec);
 
 /// y = A x (or A^T x): x has layout.columns rows (layout.rows), y has layout.rows (layout.columns),
-/// both with `channels` contiguous padded channels. The blocked schedule: every level transforms
+/// both with `channels` contiguous padded channels. The blocked schedule: blocks on the diagonal
+/// are summed directly, so no FFT maps a later input to an earlier output; every level transforms
 /// the pieces of x once, sums products in the frequency domain and makes one inverse an output
-/// block; blocks on the diagonal are summed directly, so no FFT maps a later input to an earlier
-/// output.
+/// block.
 template <class T>
 void multiply_strips(const StripMatrix<T>& matrix, const Schedule& schedule, bool transpose,
                      Rows<const T> x, Rows<T> y, index_t channels, const Exec& exec,
@@ -65,6 +65,9 @@ template <class T>
                                                      const Schedule& schedule,
                                                      std::span<const double> norms,
                                                      index_t channels, const Exec& exec);
+
+/// Adds what one of `workers` side by side measured: their share of the wall-clock time.
+void add_share(StageSeconds& total, const StageSeconds& part, index_t workers);
 
 /// Adds the wall-clock time of a scope to a stage.
 class StageTimer {

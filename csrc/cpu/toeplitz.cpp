@@ -1,6 +1,8 @@
 #include "convbasis/toeplitz.h"
 
 #include <algorithm>
+#include <memory>
+#include <vector>
 
 #include "core/buffer.h"
 #include "core/heads.h"
@@ -10,33 +12,88 @@
 #include "cpu/strips.h"
 
 namespace convbasis {
+namespace {
+
+/// What happens inside the blocks of the outermost level, or everything when there is none: rows of
+/// the output begin at 0, diagonal blocks are summed directly, the inner levels follow while the
+/// rows are in the cache.
+template <class T>
+class Inside {
+ public:
+  Inside(const StripMatrix<T>& matrix, const Schedule& schedule, bool transpose, Rows<const T> x,
+         Rows<T> y, index_t channels)
+      : matrix_(matrix),
+        diagonal_(schedule.diagonal),
+        transpose_(transpose),
+        x_(x),
+        y_(y),
+        channels_(channels) {}
+
+  /// Blocks of the diagonal in rows [first, last).
+  void sum_directly(index_t first, index_t last, StageSeconds& seconds) const {
+    StageTimer timer(seconds.diagonal);
+    const StripLayout& layout = matrix_.layout;
+    const index_t outputs = transpose_ ? layout.columns : layout.rows;
+    const auto multiply = transpose_ ? kernels<T>().direct_transposed : kernels<T>().direct;
+    for (index_t block = first; block < last; block += diagonal_) {
+      const index_t stop = std::min(block + diagonal_, last);
+      for (index_t i = block; i < std::min(stop, outputs); ++i)
+        std::fill_n(y_.row(i), channels_, T(0));
+      for (index_t r = 0; r < layout.count(); ++r) {
+        const index_t begin = std::max(block, layout.begin(r));
+        const index_t end = std::min(stop, layout.end(r));
+        if (begin < end) multiply(matrix_.kernels.row(r), begin, end, stop, x_, y_, channels_);
+      }
+    }
+  }
+
+  /// The diagonal, then the inner levels, part after part of `part` rows.
+  void run(std::vector<std::unique_ptr<LevelRun<T>>>& levels, index_t part, const Exec& exec,
+           StageSeconds& seconds) const {
+    const index_t rows = matrix_.layout.rows, parts = ceil_div(rows, part);
+    const index_t workers = std::min<index_t>(resolve_threads(exec), parts);
+    for (auto& level : levels) level->reserve(workers);
+    std::vector<StageSeconds> of_worker(static_cast<std::size_t>(workers));
+    parallel_for(exec, parts, [&](index_t item, int worker) {
+      StageSeconds& mine = of_worker[static_cast<std::size_t>(worker)];
+      const index_t first = item * part, last = std::min(first + part, rows);
+      sum_directly(first, last, mine);
+      for (auto& level : levels) level->apply_inside(first, last, x_, y_, channels_, worker, mine);
+    });
+    for (const StageSeconds& mine : of_worker) add_share(seconds, mine, workers);
+  }
+
+ private:
+  const StripMatrix<T>& matrix_;
+  index_t diagonal_;
+  bool transpose_;
+  Rows<const T> x_;
+  Rows<T> y_;
+  index_t channels_;
+};
+
+}  // namespace
+
 template <class T>
 void multiply_strips(const StripMatrix<T>& matrix, const Schedule& schedule, bool transpose,
                      Rows<const T> x, Rows<T> y, index_t channels, const Exec& exec,
                      StageSeconds& seconds) {
-  const StripLayout& layout = matrix.layout;
-  const index_t outputs = transpose ? layout.columns : layout.rows;
-  {
-    StageTimer timer(seconds.diagonal);
-    const auto multiply = transpose ? kernels<T>().direct_transposed : kernels<T>().direct;
-    parallel_for(exec, ceil_div(layout.rows, schedule.diagonal), [&](index_t block, int) {
-      const index_t first = block * schedule.diagonal;
-      const index_t stop = std::min(first + schedule.diagonal, layout.rows);
-      for (index_t i = first; i < std::min(stop, outputs); ++i)
-        std::fill_n(y.row(i), channels, T(0));
-      for (index_t r = 0; r < layout.count(); ++r) {
-        const index_t begin = std::max(first, layout.begin(r));
-        const index_t end = std::min(stop, layout.end(r));
-        if (begin < end) multiply(matrix.kernels.row(r), begin, end, stop, x, y, channels);
-      }
-    });
-  }
-  if (layout.count() == 0) return;
+  std::vector<std::unique_ptr<LevelRun<T>>> inner;
+  std::unique_ptr<LevelRun<T>> outermost;
   for (const Level& level : schedule.levels) {
-    LevelRun<T> run(matrix, level, transpose, exec);
-    run.prepare(seconds);
-    run.apply(x, y, channels, seconds);
+    if (matrix.layout.count() == 0) break;
+    auto run = std::make_unique<LevelRun<T>>(matrix, level, transpose, exec);
+    run->prepare(seconds);
+    if (outermost == nullptr) {
+      outermost = std::move(run);
+    } else {
+      inner.push_back(std::move(run));
+    }
   }
+  // Whole blocks of the outermost level, or of the diagonal where nothing is between the two.
+  const index_t part = inner.empty() ? schedule.diagonal : schedule.levels.front().block;
+  Inside<T>(matrix, schedule, transpose, x, y, channels).run(inner, part, exec, seconds);
+  if (outermost != nullptr) outermost->apply(x, y, channels, seconds);
 }
 
 template <class T>

@@ -101,15 +101,12 @@ def set_cost_model(model: CostModel, dtype: Any = np.float32) -> None:
     is_double = _is_double("set_cost_model", dtype)
     if not isinstance(model, CostModel):
         raise TypeError(
-            f"[set_cost_model] model is {model!r}; expected a CostModel; got "
-            f"{type(model).__name__}"
+            f"[set_cost_model] model is {model!r}; expected a CostModel; got {type(model).__name__}"
         )
     _core.set_cost_model(astuple(model), is_double)
 
 
-def break_even(
-    n: int, head_dim: int, value_dim: int | None = None, dtype: Any = np.float32
-) -> int:
+def break_even(n: int, head_dim: int, value_dim: int | None = None, dtype: Any = np.float32) -> int:
     """Number of bases from which exact attention is expected to be cheaper, by the cost model.
 
     Parameters
