@@ -63,7 +63,7 @@ def cost_model(dtype: Any = np.float32) -> CostModel:
     --------
     >>> import convbasis as cb
     >>> model = cb.cost_model()
-    >>> 0 < model.direct < model.product
+    >>> 0 < model.direct < model.entry
     True
     """
     return CostModel(*_core.cost_model(_is_double("cost_model", dtype)))
@@ -159,4 +159,4 @@ def _is_double(function: str, dtype: Any) -> bool:
         raise TypeError(
             f"[{function}] dtype is {dtype!r}; expected float32 or float64; got another type"
         )
-    return found == np.float64
+    return bool(found == np.float64)
