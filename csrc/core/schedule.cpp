@@ -113,6 +113,16 @@ Pieces cut_into_pieces(const StripLayout& strips, index_t block) {
   return pieces;
 }
 
+index_t most_pieces(const StripLayout& strips, const Level& level) {
+  const Pieces pieces = cut_into_pieces(strips, level.block);
+  const index_t blocks = ceil_div(strips.rows, level.block), per_span = level.span / level.block;
+  index_t most = 0;
+  for (index_t b = 0; b < blocks; b += per_span)
+    most = std::max(most, pieces.first[static_cast<std::size_t>(std::min(b + per_span, blocks))] -
+                              pieces.first[static_cast<std::size_t>(b)]);
+  return most;
+}
+
 index_t max_block_lag(const StripLayout& strips, index_t strip, const Level& level) {
   if (strips.end(strip) <= strips.begin(strip)) return 0;
   const index_t last_block = (strips.rows - 1) / level.block;
@@ -145,7 +155,8 @@ index_t break_even(index_t seq, index_t head_dim, index_t value_dim, const CostM
     const index_t middle = low + (high - low) / 2;
     (is_cheaper(middle) ? low : high) = middle;
   }
-  return std::max(low, std::min(seq, kFewBases));
+  const double nearest = std::exp2(std::round(std::log2(static_cast<double>(low))));
+  return std::min(seq, std::max(static_cast<index_t>(nearest), kFewBases));
 }
 
 }  // namespace convbasis

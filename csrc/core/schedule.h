@@ -43,6 +43,9 @@ struct Pieces {
 };
 [[nodiscard]] Pieces cut_into_pieces(const StripLayout& strips, index_t block);
 
+/// Most pieces that one span of a level has.
+[[nodiscard]] index_t most_pieces(const StripLayout& strips, const Level& level);
+
 /// Block lags of a strip that a level needs: 1 .. max_lag, 0 when it needs none.
 [[nodiscard]] index_t max_block_lag(const StripLayout& strips, index_t strip, const Level& level);
 
@@ -57,8 +60,8 @@ struct StageCosts {
 [[nodiscard]] Schedule choose_schedule(const StripLayout& strips, index_t channels,
                                        const CostModel& model);
 
-/// Number of strips from which exact attention is expected to be cheaper, but at least
-/// min(seq, 64).
+/// Number of strips from which exact attention is expected to be cheaper: a power of two or seq, at
+/// least min(seq, 64).
 [[nodiscard]] index_t break_even(index_t seq, index_t head_dim, index_t value_dim,
                                  const CostModel& model);
 

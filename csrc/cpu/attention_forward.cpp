@@ -11,9 +11,17 @@
 namespace convbasis {
 namespace {
 
-/// Largest estimated relative rounding error of a row, from the FFT blocks, that is let through.
+/// Largest relative rounding error of a row that is let through.
 template <class T>
-constexpr double kRoundingBudget = sizeof(T) == 4 ? 4e-5 : 1e-12;
+constexpr double kRoundingBudget = sizeof(T) == 4 ? 1e-4 : 2.5e-12;
+
+/// The error of a row over the estimate of its block, which is a root mean square of many rows, and
+/// takes the errors of pieces to be independent: up to 7 was seen.
+constexpr double kWorstRow = 8;
+
+/// Sums that grow steadily lose about this share of eps with each of their terms (0.12 was seen),
+/// besides a few eps that every row loses.
+constexpr double kSteadyLoss = 0.15, kUsualLoss = 4;
 
 /// Listed rows summed one by one from the logits of the strips, with a softmax of their own: O(n d)
 /// a row. write(r, mean, lse) takes the result of row rows[r].
@@ -52,11 +60,11 @@ struct Half {
 /// out: where the numerator may be formed, if it has a place for each channel.
 template <class T>
 void run_half(Half<T>& half, const View<T, 2>& out, Rows<const T> value,
-              std::span<const double> norms, index_t channels, const Exec& exec,
-              StageSeconds& seconds) {
+              std::span<const double> norms, index_t channels, const CostModel& model,
+              const Exec& exec, StageSeconds& seconds) {
   const StripMatrix<T>& weights = half.weights.matrix;
   const StripLayout& layout = weights.layout;
-  half.schedule = choose_schedule(layout, channels, cost_model<T>());
+  half.schedule = choose_schedule(layout, channels, model);
   if (out.data != nullptr && out.strides[1] == 1 && out.shape[1] == channels) {
     half.numerator = {out.data, out.strides[0]};
   } else {
@@ -75,8 +83,9 @@ template <class T>
 class HeadForward {
  public:
   HeadForward(const StripMatrix<T>& lower, const StripMatrix<T>* upper,
-              const View<const T, 2>& value, const Exec& exec)
+              const View<const T, 2>& value, const CostModel& model, const Exec& exec)
       : value_(value),
+        model_(model),
         exec_(exec),
         rows_(lower.layout.rows),
         value_dim_(value.shape[1]),
@@ -97,16 +106,17 @@ class HeadForward {
       for (std::size_t i = 0; i < halves_.size(); ++i)
         halves_[i].weights = exponentiate(halves_[i].logits, shift_, i > 0, exec_);
     }
-    run_half(halves_[0], out, values_.rows, values_.norms, channels_, exec_, seconds);
+    run_half(halves_[0], out, values_.rows, values_.norms, channels_, model_, exec_, seconds);
     if (halves_.size() > 1) {
       const Rows<const T> reversed{values_.rows.row(rows_ - 1), -values_.rows.stride};
       const std::vector<double> norms(values_.norms.rbegin(), values_.norms.rend());
-      run_half(halves_[1], {}, reversed, norms, channels_, exec_, seconds);
+      run_half(halves_[1], {}, reversed, norms, channels_, model_, exec_, seconds);
     }
     std::vector<index_t> spoiled;
     {
       StageTimer timer(seconds.normalize);
       find_peaks();
+      find_steady_loss();
       spoiled = divide(out, lse);
     }
     StageTimer timer(seconds.rows);
@@ -126,6 +136,15 @@ class HeadForward {
   double rounding_bound = 0;
 
  private:
+  void find_steady_loss() {
+    index_t terms = 0;
+    for (const Half<T>& half : halves_)
+      for (const Level& level : half.schedule.levels)
+        terms = std::max(terms, most_pieces(half.weights.matrix.layout, level));
+    steady_loss_ = (kUsualLoss + kSteadyLoss * static_cast<double>(terms)) *
+                   static_cast<double>(std::numeric_limits<T>::epsilon());
+  }
+
   void find_peaks() {
     peaks_.assign(static_cast<std::size_t>(rows_), T(0));
     T peak = 0;
@@ -151,12 +170,14 @@ class HeadForward {
   [[nodiscard]] double relative_rounding(index_t i, double sum, const T* mean) const {
     const auto peak = static_cast<double>(peaks_[static_cast<std::size_t>(i)]);
     if (peak == 0) return 0;
-    // Weights that underflow are lost: at most one smallest normal number for each key.
+    // Weights and products that underflow are lost: at most one smallest normal number a key.
     const double lost =
         static_cast<double>(rows_) * static_cast<double>(std::numeric_limits<T>::min());
     const double size =
         kernels<T>().norm(mean, channels_) / std::sqrt(static_cast<double>(channels_));
-    return lost / sum + (lost * peak + rounding_of_row(i)) / sum / size;
+    if (!std::isfinite(size)) return size;
+    const double absolute = lost * (peak + 1) + kWorstRow * rounding_of_row(i);
+    return steady_loss_ + lost / sum + absolute / sum / size;
   }
 
   std::vector<index_t> divide(const View<T, 2>& out, const View<T, 1>& lse) {
@@ -199,11 +220,13 @@ class HeadForward {
   }
 
   View<const T, 2> value_;
+  CostModel model_;
   Exec exec_;
   index_t rows_, value_dim_, channels_;
   Buffer<T> value_copy_;
   ValueRows<T> values_;
-  std::vector<T> peaks_;  // largest |value| that each row sees
+  std::vector<T> peaks_;    // largest |value| that each row sees
+  double steady_loss_ = 0;  // relative, of sums over the pieces of a span
   T shift_ = 0;
   std::vector<Half<T>> halves_;
 };
@@ -247,14 +270,16 @@ ForwardReport conv_attention(const BasisView<T>& lower, const BasisView<T>* uppe
   report.rounding_bound.assign(static_cast<std::size_t>(batch * query_heads), 0.0);
   if (batch * query_heads * n == 0) return report;
   std::vector<StageSeconds> seconds(static_cast<std::size_t>(list.size()));
-  for_each_head(exec, list.size(), [&](index_t i, const Exec& inside) {
+  const CostModel model = cost_model<T>();
+  const Exec fixed{resolve_threads(exec), exec.interrupt};
+  for_each_head(fixed, list.size(), [&](index_t i, const Exec& inside) {
     const index_t flat = list[i];
     const auto [b, h, g] = head_index(flat, query_heads, kv_heads);
     const StripMatrix<T> lower_half = head_strips(lower, b, h);
     StripMatrix<T> upper_half;
     if (upper != nullptr) upper_half = head_strips(*upper, b, h);
     HeadForward<T> head(lower_half, upper != nullptr ? &upper_half : nullptr,
-                        head_view(value, b, g), inside);
+                        head_view(value, b, g), model, inside);
     View<T, 1> lse_row;
     if (lse.data != nullptr) lse_row = {&lse(b, h, 0), {n}, {lse.strides[2]}};
     head.run(head_view(out, b, h), lse_row);

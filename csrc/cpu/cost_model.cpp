@@ -1,11 +1,11 @@
 #include "convbasis/cost_model.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <limits>
-#include <mutex>
-#include <optional>
+#include <memory>
 
 #include "convbasis/attention.h"
 #include "convbasis/error.h"
@@ -105,25 +105,28 @@ CostModel measure() {
   return model;
 }
 
-template <class T>
-struct Shared {
-  std::mutex mutex;
-  std::optional<CostModel> model;
+/// Models that were in force, the newest first. Readers take no lock, so neither a fork nor a
+/// thread that waits for something else can stop them; old ones stay, for somebody may be reading
+/// them.
+struct Known {
+  CostModel model;
+  const Known* before;
 };
 template <class T>
-Shared<T>& shared() {
-  static Shared<T> instance;
-  return instance;
-}
+std::atomic<const Known*> newest{nullptr};
 
 }  // namespace
 
 template <class T>
 CostModel cost_model() {
-  Shared<T>& holder = shared<T>();
-  const std::lock_guard lock(holder.mutex);
-  if (!holder.model) holder.model = measure<T>();
-  return *holder.model;
+  const Known* known = newest<T>.load(std::memory_order_acquire);
+  if (known == nullptr) {
+    // Two threads may both measure: the first one to finish decides.
+    std::unique_ptr<const Known> mine(new Known{measure<T>(), nullptr});
+    if (newest<T>.compare_exchange_strong(known, mine.get(), std::memory_order_acq_rel))
+      known = mine.release();
+  }
+  return known->model;
 }
 
 template <class T>
@@ -131,9 +134,10 @@ void set_cost_model(const CostModel& model) {
   for (const double time : {model.transform, model.product, model.direct, model.exact, model.entry})
     require(time > 0 && std::isfinite(time), "set_cost_model",
             "model holds " + std::to_string(time) + "; expected positive finite nanoseconds");
-  Shared<T>& holder = shared<T>();
-  const std::lock_guard lock(holder.mutex);
-  holder.model = model;
+  std::unique_ptr<Known> mine(new Known{model, newest<T>.load(std::memory_order_acquire)});
+  while (!newest<T>.compare_exchange_weak(mine->before, mine.get(), std::memory_order_acq_rel)) {
+  }
+  (void)mine.release();
 }
 
 template <class T>

@@ -54,10 +54,21 @@ struct ValueRows {
   std::vector<double> norms;  ///< Euclidean norm of each row
 };
 
+/// Of the power of two that brings values of this peak to where sums and products are safe.
+template <class T>
+[[nodiscard]] int scaling_exponent(T peak) {
+  constexpr int kHeadroom = 40;  // longer sums than any memory holds
+  constexpr int kSmall = -20, kLargest = std::numeric_limits<T>::max_exponent;
+  if (!(peak > T(0)) || !std::isfinite(peak)) return 0;
+  int exponent = 0;
+  std::frexp(peak, &exponent);
+  if (exponent > kLargest - kHeadroom) return -kHeadroom;
+  return exponent < kSmall ? std::min(-exponent, kLargest - kHeadroom) : 0;
+}
+
 template <class T>
 [[nodiscard]] ValueRows<T> as_value_rows(const View<const T, 2>& matrix, index_t channels,
                                          Buffer<T>& scratch, const Exec& exec) {
-  constexpr int kHeadroom = 40;  // in powers of two: longer sums than any memory holds
   constexpr index_t kRowsPerTask = 512;
   const Kernels<T>& simd = kernels<T>();
   const index_t rows = matrix.shape[0];
@@ -75,15 +86,16 @@ template <class T>
   };
   measure();
   const T peak = simd.max_magnitude(values.peaks.data(), rows);
-  if (!(peak > std::ldexp(std::numeric_limits<T>::max(), -kHeadroom))) return values;
+  const int exponent = scaling_exponent(peak);
+  if (exponent == 0) return values;
   Buffer<T> scaled(rows * channels);
   for (index_t i = 0; i < rows; ++i) {
     std::copy_n(values.rows.row(i), channels, scaled.data() + i * channels);
-    simd.scale(scaled.data() + i * channels, std::ldexp(T(1), -kHeadroom), channels);
+    simd.scale(scaled.data() + i * channels, std::ldexp(T(1), exponent), channels);
   }
   scratch = std::move(scaled);
   values.rows = {scratch.data(), channels};
-  values.unscale = std::ldexp(T(1), kHeadroom);
+  values.unscale = std::ldexp(T(1), -exponent);
   measure();
   return values;
 }

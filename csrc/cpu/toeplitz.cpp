@@ -110,19 +110,22 @@ void conv_matmul(const BasisView<T>& basis, View<const T, 4> x, View<T, 4> y, bo
   if (y.empty()) return;
 
   const index_t lanes = kernels<T>().lanes, padded = round_up(channels, lanes);
-  for_each_head(exec, batch * heads, [&](index_t flat, const Exec& inside) {
-    const auto [b, h, unused] = head_index(flat, heads, heads);
-    const StripMatrix<T> matrix = head_strips(basis, b, h);
-    const Schedule schedule = choose_schedule(matrix.layout, padded, cost_model<T>());
-    Buffer<T> packed;
-    const Rows<const T> in = as_rows(head_view(x, b, h), padded, packed);
-    Buffer<T> result(y.shape[2] * padded);
-    StageSeconds seconds;
-    multiply_strips(matrix, schedule, transpose, in, Rows<T>{result.data(), padded}, padded, inside,
-                    seconds);
-    const View<T, 2> target = head_view(y, b, h);
-    for (index_t i = 0; i < y.shape[2]; ++i) write_row(result.data() + i * padded, target, i);
-  });
+  const CostModel model = cost_model<T>();
+  for_each_head({resolve_threads(exec), exec.interrupt}, batch * heads,
+                [&](index_t flat, const Exec& inside) {
+                  const auto [b, h, unused] = head_index(flat, heads, heads);
+                  const StripMatrix<T> matrix = head_strips(basis, b, h);
+                  const Schedule schedule = choose_schedule(matrix.layout, padded, model);
+                  Buffer<T> packed;
+                  const Rows<const T> in = as_rows(head_view(x, b, h), padded, packed);
+                  Buffer<T> result(y.shape[2] * padded);
+                  StageSeconds seconds;
+                  multiply_strips(matrix, schedule, transpose, in, Rows<T>{result.data(), padded},
+                                  padded, inside, seconds);
+                  const View<T, 2> target = head_view(y, b, h);
+                  for (index_t i = 0; i < y.shape[2]; ++i)
+                    write_row(result.data() + i * padded, target, i);
+                });
 }
 
 #define CONVBASIS_INSTANTIATE(T)                                                             \

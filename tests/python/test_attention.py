@@ -134,7 +134,7 @@ def test_heavy_logits_keep_every_row(row_error):
     )
     want, _ = reference.attention(*arrays, is_causal=True, scale=problem.scale)
     assert row_error(out, want) <= 1e-4
-    assert report.rounding_bound <= 4e-5
+    assert report.rounding_bound <= 1e-4
 
 
 @pytest.mark.parametrize("factor", [1e-25, 1.0, 1e25])
@@ -154,7 +154,7 @@ def test_rows_that_transforms_would_spoil_are_summed_directly(factor, row_error)
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))
     want = (weights @ value.astype(np.float64)) / weights.sum(axis=1, keepdims=True)
     assert 0 < report.rows_exact < n // 2
-    assert 0 < report.rounding_bound <= 4e-5
+    assert 0 < report.rounding_bound <= 1e-4
     # The bound is of the transforms alone; exponentials and sums add some eps of their own.
     assert row_error(out, want) <= 4 * report.rounding_bound + 50 * np.finfo(np.float32).eps
 

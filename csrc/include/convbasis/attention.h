@@ -34,9 +34,9 @@ void attention_rows(View<const T, 4> query, View<const T, 4> key, View<const T, 
 /// num_columns must be n. value (batch, kv_heads, num_columns, dv), out (batch, heads, n, dv), lse
 /// (batch, heads, n) or empty; `heads` as above.
 ///
-/// Rounding: a row whose estimated error from the FFT blocks is above a budget of about
-/// 4e-5 relative (float), 1e-12 (double), or whose weights underflow, is summed directly
-/// with a softmax of its own, in O(n d), and counted in rows_exact.
+/// Rounding: a row whose error from the FFT blocks may be above 1e-4 relative (float), 2.5e-12
+/// (double), or whose weights underflow, is summed directly with a softmax of its own, in O(n d),
+/// and counted in rows_exact.
 template <class T>
 ForwardReport conv_attention(const BasisView<T>& lower, const BasisView<T>* upper,
                              View<const T, 4> value, View<T, 4> out, View<T, 3> lse,

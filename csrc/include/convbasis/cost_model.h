@@ -19,13 +19,14 @@ struct CostModel {
 template <class T>
 [[nodiscard]] CostModel cost_model();
 
-/// Replaces the model. Results are repeatable bit for bit, across processes too, when it is the
-/// same. Throws InvalidArgument unless all times are positive and finite.
+/// Replaces the model, for the calls that begin later. Results are repeatable bit for bit, across
+/// processes too, when it is the same. Throws InvalidArgument unless all times are positive and
+/// finite.
 template <class T>
 void set_cost_model(const CostModel& model);
 
-/// Number of bases from which exact attention of this size is expected to be cheaper, but at least
-/// min(seq, 64).
+/// Number of bases from which exact attention of this size is expected to be cheaper: a power of
+/// two or seq, so that noise of the measurement seldom changes it, and at least min(seq, 64).
 template <class T>
 [[nodiscard]] index_t break_even(index_t seq, index_t head_dim, index_t value_dim);
 

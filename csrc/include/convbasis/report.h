@@ -14,8 +14,8 @@ struct StageSeconds {
 /// What conv_attention did.
 struct ForwardReport {
   std::vector<index_t> rows_exact;     ///< (batch, heads): rows summed directly, see rounding_bound
-  std::vector<double> rounding_bound;  ///< (batch, heads): largest estimated relative rounding
-                                       ///< error of a row that was kept from the FFT
+  std::vector<double> rounding_bound;  ///< (batch, heads): largest relative rounding error that
+                                       ///< a row kept from the FFT may have
   std::vector<index_t> block_lengths;  ///< of the schedule, outermost first; last = direct tiles
   StageSeconds seconds;
 };
