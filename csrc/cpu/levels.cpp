@@ -12,7 +12,7 @@ LevelRun<T>::LevelRun(const StripMatrix<T>& matrix, const Level& level, bool tra
       transpose_(transpose),
       exec_(exec),
       simd_(kernels<T>()),
-      fft_(simd_.make_fft(level.block)),
+      plan_(level.block),
       pieces_(cut_into_pieces(matrix.layout, level.block)),
       blocks_(ceil_div(matrix.layout.rows, level.block)),
       per_span_(level.span / level.block),
@@ -62,8 +62,8 @@ void LevelRun<T>::prepare(StageSeconds& seconds) {
 template <class T>
 void LevelRun<T>::transform_windows(index_t first, T* scratch) {
   T* re = weights_.data() + first;
-  simd_.forward_windows(*fft_, windows_.data() + first, {re, re + weight_count_, 2 * weight_count_},
-                        scratch);
+  simd_.forward_windows(plan_.fft(), windows_.data() + first,
+                        {re, re + weight_count_, 2 * weight_count_}, scratch);
 }
 
 template <class T>
@@ -151,8 +151,8 @@ template <class T>
 void LevelRun<T>::transform_input(const Chunk& chunk, index_t input, Rows<const T> x) {
   const Part part = transpose_ ? part_of_block(chunk.begin + 1 + input)
                                : part_of_piece(first_piece(chunk.begin) + input);
-  simd_.forward_rows(*fft_, {x.row(part.begin) + chunk.channel, x.stride}, part.offset, part.count,
-                     chunk.spectra + input * stride());
+  simd_.forward_rows(plan_.fft(), {x.row(part.begin) + chunk.channel, x.stride}, part.offset,
+                     part.count, chunk.spectra + input * stride());
 }
 
 template <class T>
@@ -175,7 +175,7 @@ template <class T>
 void LevelRun<T>::invert(const Chunk& chunk, index_t output, Rows<T> y) {
   const Part part = transpose_ ? part_of_piece(first_piece(chunk.begin) + output)
                                : part_of_block(chunk.begin + 1 + output);
-  simd_.inverse_rows(*fft_, chunk.spectra + output * stride(), part.offset, part.count,
+  simd_.inverse_rows(plan_.fft(), chunk.spectra + output * stride(), part.offset, part.count,
                      {y.row(part.begin) + chunk.channel, y.stride});
 }
 

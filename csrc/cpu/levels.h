@@ -1,9 +1,9 @@
 #pragma once
 
 #include <algorithm>
-#include <memory>
 #include <vector>
 
+#include "cpu/fft_plan.h"
 #include "cpu/strips.h"
 
 namespace convbasis {
@@ -84,7 +84,7 @@ class LevelRun {
   bool transpose_;
   Exec exec_;
   const Kernels<T>& simd_;
-  std::unique_ptr<BlockFft<T>> fft_;
+  FftPlan<T> plan_;
   Pieces pieces_;
   index_t blocks_, per_span_, spans_;
   index_t most_spectra_ = 0;  // of a chunk

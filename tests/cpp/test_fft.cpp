@@ -2,12 +2,12 @@
 #include <cmath>
 #include <complex>
 #include <limits>
-#include <memory>
 #include <numbers>
 #include <random>
 
 #include "check.h"
 #include "core/buffer.h"
+#include "cpu/fft_plan.h"
 #include "cpu/simd/kernels.h"
 
 // Transforms of every build against plain O(L^2) sums in long double.
@@ -35,9 +35,9 @@ void for_each_transform(const Test& test) {
   const auto with = [&test]<class T>(const std::vector<const Kernels<T>*>& builds) {
     for (const Kernels<T>* simd : builds)
       for (const index_t length : kLengths) {
-        const std::unique_ptr<BlockFft<T>> fft(simd->make_fft(length));
-        CHECK(fft->length == length);
-        test(*simd, *fft);
+        const FftPlan<T> plan(length);
+        CHECK(plan.fft().length == length);
+        test(*simd, plan.fft());
       }
   };
   with(available_kernels<float>());

@@ -6,14 +6,6 @@
 // r parts of the block with powers of c^(1/r) and a plain transform of r points. The values come in
 // the order in which the blocks fall: they only meet values in the same order.
 
-#define CONVBASIS_CONCAT_(a, b) a##b
-#define CONVBASIS_CONCAT(a, b) CONVBASIS_CONCAT_(a, b)
-// A namespace of its own for each build: the same templates are compiled with different flags.
-#define pocketfft CONVBASIS_CONCAT(pocketfft_, CONVBASIS_SIMD_TAG)
-#define POCKETFFT_NO_MULTITHREADING
-#include <pocketfft.hpp>
-#undef POCKETFFT_NO_MULTITHREADING
-
 #include "cpu/simd/butterfly_impl.h"
 #include "cpu/simd/kernels.h"
 
@@ -21,36 +13,11 @@ namespace convbasis {
 namespace {
 
 template <class T, class V>
-class VectorFft final : public BlockFft<T> {
+class VectorFft {
  public:
-  explicit VectorFft(index_t points) : BlockFft<T>(points) {
-    // Angles are counted in units of 1 / (4 L) of a turn: i is L units.
-    const index_t turn = 4 * length;
-    const pocketfft::detail::sincos_2pibyn<T> unit(static_cast<std::size_t>(turn));
-    std::vector<index_t> angles{length};
-    for (index_t block = length; block > 1;) {
-      const index_t radix = best_radix(block);
-      passes_.push_back({radix, block, static_cast<index_t>(twiddles_.size())});
-      std::vector<index_t> children;
-      for (const index_t angle : angles) {
-        for (index_t m = 1; m < radix; ++m) {
-          const auto root = unit[static_cast<std::size_t>(m * (angle / radix))];
-          twiddles_.push_back(root.r);
-          twiddles_.push_back(root.i);
-        }
-        for (index_t q = 0; q < radix; ++q) children.push_back((angle + q * turn) / radix);
-      }
-      angles = std::move(children);
-      block /= radix;
-    }
-    while (pass(cached_).length > kCached) ++cached_;
-  }
-
-  static BlockFft<T>* make(index_t length) { return new VectorFft(length); }
-
   static void forward_rows(const BlockFft<T>& fft, Rows<const T> x, index_t offset, index_t count,
                            T* spectrum) {
-    const auto& self = static_cast<const VectorFft&>(fft);
+    const VectorFft self(fft);
     V* points = vectors(spectrum);
     const auto load = [x, offset, count](index_t i) {
       if (i < offset || i >= offset + count) return V(T(0));
@@ -67,7 +34,7 @@ class VectorFft final : public BlockFft<T> {
 
   static void inverse_rows(const BlockFft<T>& fft, T* spectrum, index_t offset, index_t count,
                            Rows<T> y) {
-    const auto& self = static_cast<const VectorFft&>(fft);
+    const VectorFft self(fft);
     const auto add = [y, offset, count](index_t i, const V& value) {
       if (i < offset || i >= offset + count) return;
       T* to = y.row(i - offset);
@@ -81,14 +48,14 @@ class VectorFft final : public BlockFft<T> {
 
   static void forward_windows(const BlockFft<T>& fft, const Window<T>* windows, Spectrum<T> out,
                               T* scratch) {
-    const auto& self = static_cast<const VectorFft&>(fft);
+    const VectorFft self(fft);
     V* points = vectors(scratch);
     // Squares of lanes x lanes are transposed in registers.
     V early[static_cast<std::size_t>(kLanes)], late[static_cast<std::size_t>(kLanes)];
-    for (index_t i = 0; i < self.length; i += kLanes) {
+    for (index_t i = 0; i < fft.length; i += kLanes) {
       for (index_t lane = 0; lane < kLanes; ++lane) {
         early[lane] = load_lags(windows[lane], i);
-        late[lane] = load_lags(windows[lane], self.length + i);
+        late[lane] = load_lags(windows[lane], fft.length + i);
       }
       xsimd::transpose(early, early + kLanes);
       xsimd::transpose(late, late + kLanes);
@@ -97,7 +64,7 @@ class VectorFft final : public BlockFft<T> {
         points[2 * (i + l) + 1] = -early[l];
       }
     }
-    const V scale(T(1) / static_cast<T>(self.length));
+    const V scale(T(1) / static_cast<T>(fft.length));
     const auto store = [out, scale](index_t f, const V& re, const V& im) {
       (re * scale).store_unaligned(out.re + f * out.stride);
       (im * scale).store_unaligned(out.im + f * out.stride);
@@ -108,12 +75,8 @@ class VectorFft final : public BlockFft<T> {
 
  private:
   static constexpr index_t kLanes = static_cast<index_t>(V::size);
-  static constexpr index_t kAhead = 8;     // rows that are asked for early: they lie far apart
-  static constexpr index_t kCached = 256;  // points whose passes are run together, in first cache
+  static constexpr index_t kAhead = 8;  // rows that are asked for early: they lie far apart
 
-  struct Pass {
-    index_t radix, length, twiddles;  ///< radix, length of the blocks it splits, first twiddle
-  };
   struct Range {
     index_t begin, end;
   };
@@ -130,25 +93,21 @@ class VectorFft final : public BlockFft<T> {
     return V::load_aligned(some);
   }
 
-  /// 8 where a power of 8 is left, else 4: powers of two from 4 on, whatever comes first.
-  static index_t best_radix(index_t block) {
-    while (block > 8) block /= 8;
-    return block == 8 ? 8 : 4;
-  }
+  explicit VectorFft(const BlockFft<T>& fft) : fft_(fft) {}
 
-  [[nodiscard]] const Pass& pass(index_t p) const { return passes_[static_cast<std::size_t>(p)]; }
-  [[nodiscard]] index_t last() const { return static_cast<index_t>(passes_.size()) - 1; }
+  [[nodiscard]] const typename BlockFft<T>::Pass& pass(int p) const { return fft_.passes[p]; }
+  [[nodiscard]] int last() const { return fft_.count - 1; }
   /// Blocks of pass p that lie in one part, a block of the first cached pass.
-  [[nodiscard]] Range blocks_of(index_t part, index_t p) const {
-    const index_t count = pass(cached_).length / pass(p).length;
+  [[nodiscard]] Range blocks_of(index_t part, int p) const {
+    const index_t count = pass(fft_.cached).length / pass(p).length;
     return {part * count, (part + 1) * count};
   }
-  [[nodiscard]] const T* twiddles(index_t p, index_t block) const {
-    return twiddles_.data() + pass(p).twiddles + block * 2 * (pass(p).radix - 1);
+  [[nodiscard]] const T* twiddles(int p, index_t block) const {
+    return pass(p).twiddles + block * 2 * (pass(p).radix - 1);
   }
 
   template <class F>
-  void by_radix(index_t p, const F& run) const {
+  void by_radix(int p, const F& run) const {
     if (pass(p).radix == 8) {
       run(Radix<8>());
     } else {
@@ -194,7 +153,7 @@ class VectorFft final : public BlockFft<T> {
   template <int R, class Load>
   void first_pass(const Load load, V* points) const {
     const T* w = twiddles(0, 0);
-    const index_t step = length / R;
+    const index_t step = fft_.length / R;
     for (index_t j = 0; j < step; ++j) {
       V re[R], im[R];
       re[0] = load(j);
@@ -210,7 +169,7 @@ class VectorFft final : public BlockFft<T> {
   }
 
   template <int R>
-  void middle_pass(index_t p, Range blocks, V* points) const {
+  void middle_pass(int p, Range blocks, V* points) const {
     const index_t size = pass(p).length, step = size / R;
     for (index_t block = blocks.begin; block < blocks.end; ++block, points += 2 * size) {
       const T* w = twiddles(p, block);
@@ -239,7 +198,7 @@ class VectorFft final : public BlockFft<T> {
   }
 
   template <int R>
-  void middle_inverse_pass(index_t p, Range blocks, V* points) const {
+  void middle_inverse_pass(int p, Range blocks, V* points) const {
     const index_t size = pass(p).length, step = size / R;
     for (index_t block = blocks.begin; block < blocks.end; ++block, points += 2 * size) {
       const T* w = twiddles(p, block);
@@ -257,7 +216,7 @@ class VectorFft final : public BlockFft<T> {
   template <int R, class Add>
   void final_inverse_pass(const V* points, const Add add) const {
     const T* w = twiddles(0, 0);
-    const index_t step = length / R;
+    const index_t step = fft_.length / R;
     for (index_t j = 0; j < step; ++j) {
       V re[R], im[R];
       load_parts<R>(points + 2 * j, step, re, im);
@@ -268,43 +227,37 @@ class VectorFft final : public BlockFft<T> {
     }
   }
 
-  void run_pass(index_t p, Range blocks, V* points) const {
+  void run_pass(int p, Range blocks, V* points) const {
     by_radix(p, [&](auto radix) { middle_pass<radix>(p, blocks, points); });
   }
-  void run_inverse_pass(index_t p, Range blocks, V* points) const {
+  void run_inverse_pass(int p, Range blocks, V* points) const {
     by_radix(p, [&](auto radix) { middle_inverse_pass<radix>(p, blocks, points); });
   }
 
-  /// All passes but the first: long ones over everything, the others block after block.
+  /// All passes but the first: long ones over everything, the others part after part.
   template <class Store>
   void forward(V* points, const Store& store) const {
-    for (index_t p = 1; p < cached_; ++p) run_pass(p, {0, length / pass(p).length}, points);
-    const index_t size = pass(cached_).length;
-    for (index_t part = 0; part < length / size; ++part) {
+    for (int p = 1; p < fft_.cached; ++p) run_pass(p, {0, fft_.length / pass(p).length}, points);
+    const index_t size = pass(fft_.cached).length;
+    for (index_t part = 0; part < fft_.length / size; ++part) {
       V* at = points + 2 * part * size;
-      for (index_t p = cached_; p < last(); ++p) run_pass(p, blocks_of(part, p), at);
+      for (int p = fft_.cached; p < last(); ++p) run_pass(p, blocks_of(part, p), at);
       by_radix(last(), [&](auto radix) { last_pass<radix>(blocks_of(part, last()), at, store); });
     }
   }
 
   /// The same backwards, without the final pass.
   void inverse(V* points) const {
-    const index_t size = pass(cached_).length;
-    for (index_t part = 0; part < length / size; ++part)
-      for (index_t p = last(); p >= cached_; --p)
+    const index_t size = pass(fft_.cached).length;
+    for (index_t part = 0; part < fft_.length / size; ++part)
+      for (int p = last(); p >= fft_.cached; --p)
         run_inverse_pass(p, blocks_of(part, p), points + 2 * part * size);
-    for (index_t p = cached_ - 1; p >= 1; --p)
-      run_inverse_pass(p, {0, length / pass(p).length}, points);
+    for (int p = fft_.cached - 1; p >= 1; --p)
+      run_inverse_pass(p, {0, fft_.length / pass(p).length}, points);
   }
 
-  using BlockFft<T>::length;
-
-  index_t cached_ = 1;  // first pass of those that are run part by part
-  std::vector<Pass> passes_;
-  std::vector<T> twiddles_;
+  const BlockFft<T>& fft_;
 };
 
 }  // namespace
 }  // namespace convbasis
-
-#undef pocketfft

@@ -7,7 +7,7 @@
 
 namespace convbasis {
 
-/// Twiddles of one transform length; opaque outside the build that made it. Immutable.
+/// Passes of a transform of one length, with twiddle factors that an FftPlan owns.
 ///
 /// The transform takes L real rows to the L complex values of their polynomial at the roots of
 /// z^L = i. Modulo z^L - i, the product of two real polynomials is low + i * high, the two halves
@@ -15,11 +15,15 @@ namespace convbasis {
 /// part of (w_m - i * w_{m-1}) * x is what a block of inputs x gives to the block of outputs m
 /// further: transforms of length L where a cyclic convolution takes 2 L.
 template <class T>
-class BlockFft {
- public:
-  explicit BlockFft(index_t points) : length(points) {}
-  virtual ~BlockFft() = default;
-  const index_t length;
+struct BlockFft {
+  struct Pass {
+    index_t radix, length;  ///< splits blocks of that length
+    const T* twiddles;      ///< radix - 1 complex numbers for each of them
+  };
+  index_t length;
+  int count;        ///< passes
+  int cached;       ///< first of those that are run part by part, in the first cache
+  Pass passes[16];  ///< plain, for the builds share no inline function
 };
 
 /// Lags (m - 1) * L and on of a kernel, the first `count` of them, then zeros.
@@ -107,8 +111,8 @@ struct Kernels {
   void (*direct_transposed)(const T* kernel, index_t begin, index_t end, index_t stop,
                             Rows<const T> x, Rows<T> y, index_t channels);
 
-  /// A transform of `length`, a power of two of at least 16. Spectra are aligned as a Buffer.
-  BlockFft<T>* (*make_fft)(index_t length);
+  /// Transforms. Spectra are aligned as a Buffer.
+  ///
   /// Values of the rows [0, count) placed at `offset` among zeros, one vector of channels: value f
   /// at spectrum + f * 2 * lanes, real parts, then imaginary parts.
   void (*forward_rows)(const BlockFft<T>& fft, Rows<const T> x, index_t offset, index_t count,

@@ -1,4 +1,3 @@
-#define CONVBASIS_SIMD_TAG avx2
 #define CONVBASIS_SIMD_BUILD "avx2"
 #define CONVBASIS_SIMD_ARCH xsimd::fma3<xsimd::avx2>
 #define CONVBASIS_SIMD_REGISTERS 16

@@ -1,4 +1,3 @@
-#define CONVBASIS_SIMD_TAG baseline
 #define CONVBASIS_SIMD_BUILD "baseline"
 #define CONVBASIS_SIMD_ARCH xsimd::default_arch
 #if defined(__aarch64__)

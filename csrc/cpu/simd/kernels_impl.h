@@ -209,7 +209,6 @@ constexpr Kernels<T> kTable{
     first_apart<T>,
     DirectToeplitz<T, Vec<T>>::multiply,
     DirectToeplitz<T, Vec<T>>::multiply_transposed,
-    VectorFft<T, Vec<T>>::make,
     VectorFft<T, Vec<T>>::forward_rows,
     VectorFft<T, Vec<T>>::inverse_rows,
     VectorFft<T, Vec<T>>::forward_windows,
