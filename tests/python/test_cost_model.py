@@ -95,7 +95,9 @@ print(hashlib.sha256(out.tobytes()).hexdigest())
 @pytest.mark.parametrize("step", ["transform", "product", "direct", "exact", "entry"])
 def test_times_have_to_be_positive_and_finite(step, time):
     before = cb.cost_model()
-    with pytest.raises(ValueError, match=r"^\[set_cost_model\] model holds .*; expected positive"):
+    with pytest.raises(
+        ValueError, match=rf"^\[set_cost_model\] model\.{step} is not (positive|finite)"
+    ):
         cb.set_cost_model(dataclasses.replace(MODEL, **{step: time}))
     assert cb.cost_model() == before
 
@@ -114,6 +116,8 @@ def test_other_types_have_no_model(dtype):
 def test_a_model_is_a_cost_model():
     with pytest.raises(TypeError, match=r"^\[set_cost_model\] model is .*; expected a CostModel"):
         cb.set_cost_model((0.1, 0.05, 0.01, 0.04, 4.0))
+    with pytest.raises(TypeError, match=r"^\[set_cost_model\] model\.exact is not a number"):
+        cb.set_cost_model(dataclasses.replace(MODEL, exact="0.04"))
 
 
 @pytest.mark.parametrize(
