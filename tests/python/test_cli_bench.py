@@ -162,7 +162,10 @@ def test_targets_are_for_one_type_and_head_dim(run):
     assert wanted["conv_attention (strips)"][0] == ">= 12x"
     assert wanted["conv_matmul"][0] == ">= 15x"
     assert wanted["conv_attention"][0] in ("<= n^1.1", "< 1,536 MiB")
-    assert {met for _, met in wanted.values()} <= {"yes", "no"}
+    judged = {method: met for method, (_, met) in wanted.items()}
+    assert judged.pop("conv_attention (strips)") == ""  # there is no torch to compare with
+    assert judged.pop("exact_attention", "") == ""
+    assert set(judged.values()) <= {"yes", "no"}
     out = run(*SMALL)[1]
     assert {row["target"] for row in table(out)} == {""}
     assert "Targets are for float32 and head_dim 64 alone." in out

@@ -60,12 +60,12 @@ class Result:
         return self.scores[self.baseline].seconds.median / self.scores[method].seconds.median
 
     def met(self, method: str) -> bool | None:
-        """Whether the target is met; None without a target, or without its baseline."""
+        """Whether the target is met; None without one, or where another peer is its baseline."""
         target: Target | None = self.contest.targets.get(method)
         speedup = self.speedup(method)
-        if target is None or speedup is None or method == self.baseline:
+        if target is None or speedup is None or self.baseline != self.contest.baseline:
             return None
-        return speedup >= target.factor
+        return speedup >= target.factor if method != self.baseline else None
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,8 @@ LEFT = ("problem", "method", "against baseline", "target", "met")
 
 #: What to say without a package, by the method that needs it.
 MISSING = {
-    TORCH: f"torch cannot be imported: {EXACT} is the baseline instead of {TORCH}, for the "
-    "targets too. 'pip install torch' brings it; its CPU build is enough.",
+    TORCH: f"torch cannot be imported: {EXACT} is the baseline instead of {TORCH}, and "
+    "targets against that are not judged. 'pip install torch' brings it; its CPU build is enough.",
     BY_STRIP: f"scipy cannot be imported: {PRODUCT} has no baseline, and '{BY_STRIP}' is left out. "
     "pip install 'convbasis[cli]' brings it.",
 }
