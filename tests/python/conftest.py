@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import convbasis as cb
-from convbasis import reference
+from convbasis import cli, reference
 
 
 @pytest.fixture
@@ -101,3 +101,14 @@ def random_basis():
         return cb.ConvBasis(starts, num_bases, kernels, num_columns=columns)
 
     return make
+
+
+@pytest.fixture
+def run(capsys):
+    """Exit code, standard output and standard error of a call of the command."""
+
+    def call(*arguments):
+        code = cli.main(arguments)
+        return code, *capsys.readouterr()
+
+    return call

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from convbasis import __version__, _core, cli
+from convbasis import __version__, _core
 from convbasis.cli import _cases, _files, _plain, _progress, _timing, check, demo
 
 SMALL = ["demo", "--n", "512", "--head-dim", "16", "--num-bases", "3"]
@@ -29,17 +29,6 @@ def raising(error):
 def strict(text):
     """JSON without NaN and infinity."""
     return json.loads(text, parse_constant=raising(AssertionError("not JSON")))
-
-
-@pytest.fixture
-def run(capsys):
-    """Exit code, standard output and standard error of a call."""
-
-    def call(*arguments):
-        code = cli.main(arguments)
-        return code, *capsys.readouterr()
-
-    return call
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import convbasis as cb
-from convbasis import cli
 from convbasis.cli import _bench_cases, _bench_job, _bench_memory, _timing, bench
 from convbasis.cli._bench_cases import Contest, Grid, Settings, Target
 from convbasis.cli._plain import budget
@@ -42,17 +41,6 @@ def tiny(monkeypatch):
     monkeypatch.setattr(bench, "GRID", Grid((128, 256), (1, 4, 16), 256, 4))
     monkeypatch.setattr(_bench_job, "MEMORY", (512, 2))
     monkeypatch.setattr(_bench_job, "memory_growth", lambda *_, **__: 1.5)
-
-
-@pytest.fixture
-def run(capsys):
-    """Exit code, standard output and standard error of a call."""
-
-    def call(*arguments):
-        code = cli.main(arguments)
-        return code, *capsys.readouterr()
-
-    return call
 
 
 @pytest.fixture

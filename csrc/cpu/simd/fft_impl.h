@@ -168,7 +168,7 @@ class VectorFft {
     }
   }
 
-  template <int R>
+  template <int R, bool Inverse>
   void middle_pass(int p, Range blocks, V* points) const {
     const index_t size = pass(p).length, step = size / R;
     for (index_t block = blocks.begin; block < blocks.end; ++block, points += 2 * size) {
@@ -176,8 +176,13 @@ class VectorFft {
       for (index_t j = 0; j < step; ++j) {
         V re[R], im[R];
         load_parts<R>(points + 2 * j, step, re, im);
-        scale_parts<R>(re, im, w);
-        transform(re, im);
+        if constexpr (Inverse) {
+          transform(im, re);
+          unscale_parts<R>(re, im, w);
+        } else {
+          scale_parts<R>(re, im, w);
+          transform(re, im);
+        }
         store_parts<R>(points + 2 * j, step, re, im);
       }
     }
@@ -197,21 +202,6 @@ class VectorFft {
     }
   }
 
-  template <int R>
-  void middle_inverse_pass(int p, Range blocks, V* points) const {
-    const index_t size = pass(p).length, step = size / R;
-    for (index_t block = blocks.begin; block < blocks.end; ++block, points += 2 * size) {
-      const T* w = twiddles(p, block);
-      for (index_t j = 0; j < step; ++j) {
-        V re[R], im[R];
-        load_parts<R>(points + 2 * j, step, re, im);
-        transform(im, re);
-        unscale_parts<R>(re, im, w);
-        store_parts<R>(points + 2 * j, step, re, im);
-      }
-    }
-  }
-
   /// The last pass of the inverse: the real part is all that is wanted.
   template <int R, class Add>
   void final_inverse_pass(const V* points, const Add add) const {
@@ -227,11 +217,9 @@ class VectorFft {
     }
   }
 
+  template <bool Inverse = false>
   void run_pass(int p, Range blocks, V* points) const {
-    by_radix(p, [&](auto radix) { middle_pass<radix>(p, blocks, points); });
-  }
-  void run_inverse_pass(int p, Range blocks, V* points) const {
-    by_radix(p, [&](auto radix) { middle_inverse_pass<radix>(p, blocks, points); });
+    by_radix(p, [&](auto radix) { middle_pass<radix, Inverse>(p, blocks, points); });
   }
 
   /// All passes but the first: long ones over everything, the others part after part.
@@ -251,9 +239,9 @@ class VectorFft {
     const index_t size = pass(fft_.cached).length;
     for (index_t part = 0; part < fft_.length / size; ++part)
       for (int p = last(); p >= fft_.cached; --p)
-        run_inverse_pass(p, blocks_of(part, p), points + 2 * part * size);
+        run_pass<true>(p, blocks_of(part, p), points + 2 * part * size);
     for (int p = fft_.cached - 1; p >= 1; --p)
-      run_inverse_pass(p, {0, fft_.length / pass(p).length}, points);
+      run_pass<true>(p, {0, fft_.length / pass(p).length}, points);
   }
 
   const BlockFft<T>& fft_;

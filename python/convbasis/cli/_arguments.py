@@ -57,3 +57,24 @@ def threads_of(arguments: argparse.Namespace) -> int:
 def print_json(content: dict[str, Any]) -> None:
     """Strict JSON on standard output: what is not a number, or infinite, is null."""
     print(json.dumps(plain(content), indent=2, allow_nan=False))
+
+
+def add_integer(parser: Any, name: str, minimum: int, default: int, text: str) -> None:
+    """Add an option that takes an integer of at least `minimum`."""
+    parser.add_argument(
+        name,
+        type=integer_from(minimum),
+        default=default,
+        metavar="N",
+        help=f"{text} (default: {default})",
+    )
+
+
+def add_dtype(parser: Any) -> None:
+    """Add the option for the type of the arrays."""
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "float64"),
+        default="float32",
+        help="type of the arrays, and of the computation (default: float32)",
+    )

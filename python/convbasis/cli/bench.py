@@ -11,7 +11,14 @@ from typing import Any
 
 from ..report import plain
 from . import _files
-from ._arguments import HELP_STYLE, CommandError, add_num_threads, integer_from, threads_of
+from ._arguments import (
+    HELP_STYLE,
+    CommandError,
+    add_dtype,
+    add_integer,
+    add_num_threads,
+    threads_of,
+)
 from ._bench_cases import GRID, GROWTH, QUICK_GRID, QUICK_TABLE, TABLE, Contest, Grid, Settings
 from ._bench_job import Growth, Outcome, Result, measure, measure_memory, stages
 from ._bench_json import as_dict
@@ -55,25 +62,13 @@ def add_to(commands: Any) -> None:
     )
     parser.add_argument("--quick", action="store_true", help="only n up to 16,384")
     add_num_threads(parser)
-    parser.add_argument(
-        "--dtype",
-        choices=("float32", "float64"),
-        default="float32",
-        help="type of the arrays, and of the computation (default: float32)",
+    add_dtype(parser)
+
+    add_integer(parser, "--head-dim", 16, 64, "head dimension, at least 16")
+    add_integer(parser, "--seed", 0, 0, "seed of the random numbers")
+    add_integer(
+        parser, "--repeats", 1, ROUNDS, "most rounds; slow methods get fewer, but two if asked for"
     )
-
-    def option(name: str, minimum: int, default: int, text: str) -> None:
-        parser.add_argument(
-            name,
-            type=integer_from(minimum),
-            default=default,
-            metavar="N",
-            help=f"{text} (default: {default})",
-        )
-
-    option("--head-dim", 16, 64, "head dimension, at least 16")
-    option("--seed", 0, 0, "seed of the random numbers")
-    option("--repeats", 1, ROUNDS, "most rounds; slow methods get fewer, but two if asked for")
     parser.add_argument("--json", metavar="FILE.json", help="write all times and errors there")
     parser.add_argument(
         "--plot",

@@ -13,9 +13,10 @@ from . import _files
 from ._arguments import (
     HELP_STYLE,
     CommandError,
+    add_dtype,
+    add_integer,
     add_json,
     add_num_threads,
-    integer_from,
     print_json,
     threads_of,
 )
@@ -53,25 +54,11 @@ def add_to(commands: Any) -> None:
         formatter_class=HELP_STYLE,
     )
 
-    def option(name: str, minimum: int, default: int, text: str) -> None:
-        parser.add_argument(
-            name,
-            type=integer_from(minimum),
-            default=default,
-            metavar="N",
-            help=f"{text} (default: {default})",
-        )
-
-    option("--n", 64, 16384, "sequence length")
-    option("--head-dim", 1, 64, "head dimension")
-    option("--num-bases", 1, 16, "strips to plant")
-    parser.add_argument(
-        "--dtype",
-        choices=("float32", "float64"),
-        default="float32",
-        help="type of the arrays, and of the computation (default: float32)",
-    )
-    option("--seed", 0, 0, "seed of the random numbers")
+    add_integer(parser, "--n", 64, 16384, "sequence length")
+    add_integer(parser, "--head-dim", 1, 64, "head dimension")
+    add_integer(parser, "--num-bases", 1, 16, "strips to plant")
+    add_dtype(parser)
+    add_integer(parser, "--seed", 0, 0, "seed of the random numbers")
     add_num_threads(parser)
     parser.add_argument(
         "--output",
