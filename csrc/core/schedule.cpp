@@ -12,9 +12,11 @@ namespace {
 
 constexpr index_t kFewBases = 64;  // break_even() is never below: small problems take microseconds
 constexpr index_t kMinBlock = 32, kMaxBlock = 8192;
+constexpr index_t kNearBlock = 4096;  // longest block whose spectrum stays in a core's cache
 
 // Steps that a CostModel does not name, as multiples of one that it does: fitted to stage times of
 // many schedules, n = 1,024 to 262,144, k = 1 to 1,024.
+constexpr double kFar = 1.3;        // a transform whose vectors leave a core's cache
 constexpr double kInverse = 1.25;   // an inverse transform, in transforms: it adds to the output
 constexpr double kWindow = 5;       // transform of a kernel window: gathered, scattered
 constexpr double kSpectrum = 7;     // a value of a spectrum, in products: packed and written back
@@ -44,7 +46,8 @@ StageCosts stage_costs(const Problem& problem, const Schedule& schedule, const C
     const double pieces = blocks + problem.strips;
     const double pairs = pieces * (per_span - 1) / 2;
     const double windows = problem.strips * std::min(per_span - 1, blocks / 2);
-    const double transform = model.transform * block * depth;
+    const double far = level.block > kNearBlock ? kFar : 1.0;
+    const double transform = far * model.transform * block * depth;
     costs.transform += transform * (pieces * problem.channels + kWindow * windows);
     costs.products += model.product * block *
                       ((pairs + kSpectrum * pieces) * problem.channels + kWeight * windows);
