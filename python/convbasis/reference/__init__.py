@@ -13,6 +13,8 @@ Notation, used in every module. Indices start at 0: ``i`` a query row, ``j`` a k
 ``conv``            ``conv(a, m)``, bases in strip form and in difference form, exp, row sums
 ``recover``         the starts and kernels of a basis from a few columns of the logits
 ``conv_attention``  attention through a basis
+``backward``        gradients of attention, exact and through a basis
+``training``        the paper's training problem: its loss and gradient
 ``bounds``          what a deviation of the logits can do to the output
 =================== =========================================================================
 
@@ -23,7 +25,19 @@ Inference and Gradient Computation in Transformers*, arXiv:2405.05219, Findings 
 Called "Conv-Basis" in the docstrings.
 """
 
-from .attention import attention, attention_logits, masked_softmax, visible
+from .attention import (
+    attention,
+    attention_logits,
+    attention_weights,
+    masked_softmax,
+    visible,
+)
+from .backward import (
+    attention_backward,
+    conv_attention_backward,
+    kernel_gradient,
+    logit_gradient,
+)
 from .bounds import (
     a_posteriori_bound,
     is_non_degenerate,
@@ -44,15 +58,20 @@ from .conv import (
 )
 from .conv_attention import conv_attention, conv_logits
 from .recover import recover, recover_logits, search_bisect, search_scan
+from .training import attention_loss
 
 __all__ = [
     "Basis",
     "a_posteriori_bound",
     "attention",
+    "attention_backward",
     "attention_logits",
+    "attention_loss",
+    "attention_weights",
     "basis_to_dense",
     "conv",
     "conv_attention",
+    "conv_attention_backward",
     "conv_logits",
     "decompose",
     "differences",
@@ -60,7 +79,9 @@ __all__ = [
     "exp_basis",
     "exp_differences",
     "is_non_degenerate",
+    "kernel_gradient",
     "logit_deviation",
+    "logit_gradient",
     "masked_softmax",
     "non_degeneracy",
     "recover",

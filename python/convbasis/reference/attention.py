@@ -51,10 +51,15 @@ def attention_logits(
         )
     if enable_gqa:
         key = share_heads(key, query.shape[-3])
-    if scale is None:
-        scale = 1.0 / np.sqrt(head_dim)
-    logits: NDArray[np.float64] = scale * (query @ np.swapaxes(key, -1, -2))
+    logits: NDArray[np.float64] = scale_or_default(scale, head_dim) * (
+        query @ np.swapaxes(key, -1, -2)
+    )
     return logits
+
+
+def scale_or_default(scale: float | None, head_dim: int) -> float:
+    """The scale itself when it is given, else ``1 / sqrt(head_dim)``."""
+    return 1.0 / float(np.sqrt(head_dim)) if scale is None else scale
 
 
 def share_heads(array: NDArray[np.float64], heads: int) -> NDArray[np.float64]:
@@ -122,6 +127,30 @@ def masked_softmax(
     return weights / safe_total, lse[..., 0]
 
 
+def attention_weights(
+    query: ArrayLike,
+    key: ArrayLike,
+    *,
+    mask: ArrayLike | None = None,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Softmax of the visible logits, ``f = D^-1 A``; parameters as in `attention`.
+
+    Returns
+    -------
+    weights : ndarray of float64, shape (..., n_q, n_kv)
+    lse : ndarray of float64, shape (..., n_q)
+        As in `masked_softmax`.
+    """
+    logits = attention_logits(query, key, scale=scale, enable_gqa=enable_gqa)
+    seen = visible(*logits.shape[-2:], is_causal=is_causal)
+    if mask is not None:
+        seen = seen & np.asarray(mask, dtype=bool)
+    return masked_softmax(logits, seen)
+
+
 def attention(
     query: ArrayLike,
     key: ArrayLike,
@@ -170,16 +199,14 @@ def attention(
     [[2.0], [3.0]]
     """
     value = np.asarray(value, dtype=np.float64)
-    logits = attention_logits(query, key, scale=scale, enable_gqa=enable_gqa)
-    if value.shape[-2] != logits.shape[-1]:
+    weights, lse = attention_weights(
+        query, key, mask=mask, is_causal=is_causal, scale=scale, enable_gqa=enable_gqa
+    )
+    if value.shape[-2] != weights.shape[-1]:
         raise ValueError(
             f"[attention] value has {value.shape[-2]} rows; expected "
-            f"{logits.shape[-1]} to match key; got shape {value.shape}"
+            f"{weights.shape[-1]} to match key; got shape {value.shape}"
         )
     if enable_gqa:
-        value = share_heads(value, logits.shape[-3])
-    seen = visible(*logits.shape[-2:], is_causal=is_causal)
-    if mask is not None:
-        seen = seen & np.asarray(mask, dtype=bool)
-    weights, lse = masked_softmax(logits, seen)
+        value = share_heads(value, weights.shape[-3])
     return weights @ value, lse
