@@ -63,6 +63,7 @@ def only(monkeypatch):
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch):
     monkeypatch.setattr(_timing, "PAUSE", 0.0)
+    monkeypatch.setattr(_timing, "TURN", 0.0)
 
 
 @pytest.fixture

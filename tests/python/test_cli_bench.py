@@ -35,6 +35,7 @@ def tiny(monkeypatch):
     """A benchmark of small problems, without pauses."""
     growth = tuple(Contest("growth", n, 2, ("conv_attention",)) for n in (128, 256, 512))
     monkeypatch.setattr(_timing, "PAUSE", 0.0)
+    monkeypatch.setattr(_timing, "TURN", 0.0)
     monkeypatch.setattr(bench, "TABLE", TABLE)
     monkeypatch.setattr(bench, "QUICK_TABLE", TABLE[:1])
     monkeypatch.setattr(bench, "GROWTH", growth)

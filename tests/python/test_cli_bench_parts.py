@@ -94,6 +94,17 @@ def test_slow_functions_get_fewer_rounds(monkeypatch):
     assert found["fast"].runs == (0.25,) * 7
 
 
+def test_a_turn_of_a_fast_function_is_the_mean_of_several_calls(monkeypatch):
+    now = [0.0]
+    durations = iter([_timing.TURN / 2, _timing.TURN / 4, _timing.TURN / 2])
+    monkeypatch.setattr(_timing.time, "perf_counter", lambda: now[0])
+
+    def function():
+        now[0] += next(durations)
+
+    assert math.isclose(_timing.turn(function), 1.25 * _timing.TURN / 3)
+
+
 @pytest.mark.skipif(not _bench_memory.RESET.exists(), reason="needs Linux")
 def test_memory_is_measured_in_a_process_of_its_own():
     sizes = {"dtype": "float32", "seed": 0, "num_threads": 1}

@@ -143,8 +143,9 @@ def notes(outcome: Outcome, seconds: float) -> list[str]:
     }
     cores = _validate.threads("bench", None)
     lines = [
-        "Times are medians of interleaved runs after a warm-up; those of conv_attention include "
-        "recovery. Errors are relative to float64, in the Frobenius norm, on at least "
+        "Times are medians of interleaved turns after a warm-up, a turn being one call, or the "
+        "mean of those that fit in 50 ms; those of conv_attention include recovery. Errors are "
+        "relative to float64, in the Frobenius norm, on at least "
         f"{TRUTH_ROWS} random rows. 'rows exact' are rows that conv_attention computed directly.",
         *(f"{method}: {note}." for method, note in NOTES.items()),
     ]

@@ -19,13 +19,17 @@ MAX_SECONDS = 8.0
 #: Rounds that a function takes part in however slow it is.
 FEWEST_ROUNDS = 2
 
-#: Pause before each run: threads of other libraries stop spinning for work.
+#: Pause before each turn: threads of other libraries stop spinning for work.
 PAUSE = 0.02
+
+#: Seconds that a turn lasts at least: fast functions are called again and again, and what counts
+#: is the mean of the turn, its first call with cold caches included.
+TURN = 0.05
 
 
 @dataclass(frozen=True)
 class Seconds:
-    """Seconds of one function over all rounds."""
+    """Seconds of one call of a function, one entry for each round."""
 
     runs: tuple[float, ...]
 
@@ -76,10 +80,20 @@ def interleaved(
             if number >= FEWEST_ROUNDS and sum(runs[name]) > share:
                 continue
             time.sleep(PAUSE)
-            start = time.perf_counter()
-            function()
-            runs[name].append(time.perf_counter() - start)
+            runs[name].append(turn(function))
     return {name: Seconds(tuple(times)) for name, times in runs.items()}
+
+
+def turn(function: Callable[[], object]) -> float:
+    """Mean seconds of a call, of as many as fit in a turn."""
+    calls = 0
+    start = time.perf_counter()
+    while True:
+        function()
+        calls += 1
+        elapsed = time.perf_counter() - start
+        if elapsed >= TURN:
+            return elapsed / calls
 
 
 def torch_attention(problem: Problem, threads: int) -> tuple[str, Callable[[], Any]] | None:

@@ -39,8 +39,9 @@ examples:
   convbasis demo --num-bases 64 --dtype float64
   convbasis demo --json --no-plot > demo.json
 
-Times are medians of interleaved runs after a warm-up, on the same number of threads; that of
-conv_attention includes recovery. Where torch is installed, it is timed in the same rounds.
+Times are medians of interleaved turns after a warm-up, on the same number of threads; a turn is
+one call, or the mean of those that fit in 50 ms. That of conv_attention includes recovery. Where
+torch is installed, it is timed in the same rounds.
 """
 
 
