@@ -68,13 +68,15 @@ constexpr index_t kQueryTile = 128, kKeyTile = 256;
 template <class T>
 class OnlineSoftmax {
  public:
-  explicit OnlineSoftmax(index_t channels);
+  /// `function` is named when a logit overflows.
+  explicit OnlineSoftmax(index_t channels, const char* function = "exact_attention");
   void attend(ScoreTiles<T>& source, Rows<const T> value, index_t keys, bool is_causal,
               std::span<const index_t> rows, Rows<T> out, double* lse, index_t first_key = 0);
 
  private:
   void absorb(index_t row, index_t visible, index_t width, T* out);
 
+  const char* function_;
   index_t channels_;
   Buffer<T> scores_, row_max_;
   Buffer<double> row_sum_;
