@@ -6,7 +6,7 @@
 
 namespace convbasis {
 
-/// At most kQueryTile query rows of a head in the backward pass; entry r is about row rows[r].
+/// At most panel_rows() query rows of a head in the backward pass; entry r is about row rows[r].
 template <class T>
 struct BackwardRows {
   std::span<const index_t> rows;
@@ -21,19 +21,21 @@ template <class T>
 class BackwardTiles {
  public:
   /// `function` is named when a logit overflows.
-  BackwardTiles(index_t channels, bool is_causal, const char* function);
+  BackwardTiles(Rows<const T> value, const Panels<T>& value_panels, index_t channels,
+                bool is_causal, const char* function);
 
   /// Runs the forward pass over keys [0, keys) for the lse and delta of the rows.
-  void forward(ScoreTiles<T>& source, Rows<const T> value, index_t keys,
-               const BackwardRows<T>& rows);
+  void forward(ScoreTiles<T>& source, index_t keys, const BackwardRows<T>& rows);
 
   /// Adds f^T dY to rows [first, last) of grad_value, and gives dS: row r of the result holds keys
   /// [first, last) of rows.rows[r], 0 where a key is not visible. It stays until the next call.
-  /// last - first is at most kKeyTile.
-  Rows<const T> backward(ScoreTiles<T>& source, Rows<const T> value, index_t first, index_t last,
+  /// last - first is at most kPanel.
+  Rows<const T> backward(ScoreTiles<T>& source, index_t first, index_t last,
                          const BackwardRows<T>& rows, Rows<T> grad_value);
 
  private:
+  Rows<const T> value_;
+  const Panels<T>& value_panels_;
   index_t channels_;
   bool is_causal_;
   OnlineSoftmax<T> softmax_;

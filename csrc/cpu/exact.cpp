@@ -14,9 +14,10 @@
 namespace convbasis {
 
 template <class T>
-OnlineSoftmax<T>::OnlineSoftmax(index_t channels, const char* function)
+OnlineSoftmax<T>::OnlineSoftmax(index_t channels, const char* function, index_t keys)
     : function_(function),
       channels_(channels),
+      key_tile_(keys),
       scores_(kQueryTile * kKeyTile),
       row_max_(kQueryTile),
       row_sum_(kQueryTile) {}
@@ -57,8 +58,8 @@ void OnlineSoftmax<T>::attend(ScoreTiles<T>& source, Rows<const T> value, index_
     reach = std::max(reach, visible_keys(rows[static_cast<std::size_t>(r)], keys, is_causal));
   }
   source.select(rows);
-  for (index_t first = first_key; first < reach; first += kKeyTile) {
-    const index_t width = std::min(kKeyTile, reach - first);
+  for (index_t first = first_key; first < reach; first += key_tile_) {
+    const index_t width = std::min(key_tile_, reach - first);
     source.fill(first, first + width, scores_.data(), kKeyTile);
     for (index_t r = 0; r < count; ++r) {
       const index_t seen = visible_keys(rows[static_cast<std::size_t>(r)], keys, is_causal) - first;

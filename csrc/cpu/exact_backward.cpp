@@ -73,9 +73,9 @@ struct QueryHead {
         grad_query(count, query_view.shape[1]) {
     std::iota(row_numbers.begin(), row_numbers.end(), index_t{0});
   }
-  /// At most kQueryTile rows from `first` on, before `last`.
-  [[nodiscard]] BackwardRows<T> tile(index_t first, index_t last) {
-    const index_t size = std::min(kQueryTile, last - first);
+  /// At most `most` rows from `first` on, before `last`.
+  [[nodiscard]] BackwardRows<T> tile(index_t first, index_t last, index_t most) {
+    const index_t size = std::min(most, last - first);
     const auto at = static_cast<std::size_t>(first);
     return {std::span(row_numbers).subspan(at, static_cast<std::size_t>(size)),
             {grad_output.row(first), grad_output.stride},
@@ -105,6 +105,9 @@ class KeyHead {
         is_causal_(is_causal),
         key_(as_rows(key, key_copy_)),
         value_(as_value_rows(value, channels_, value_copy_, exec)),
+        key_panels_(key_, keys_, head_dim_, exec),
+        value_panels_(value_.rows, keys_, channels_, exec),
+        tile_rows_(panel_rows(std::max(head_dim_, channels_))),
         grad_key_(keys_, head_dim_),
         grad_value_(keys_, channels_),
         tiles_(static_cast<std::size_t>(resolve_threads(exec))) {}
@@ -130,35 +133,35 @@ class KeyHead {
  private:
   [[nodiscard]] DotScores<T> scores(const QueryHead<T>& head) const {
     return {{head.query.data, {head.count, head_dim_}, {head.query.stride, 1}},
-            key_,
+            key_panels_,
             head_dim_,
             scale_};
   }
   BackwardTiles<T>& tiles(int worker) {
     auto& mine = tiles_[static_cast<std::size_t>(worker)];
-    if (!mine) mine.emplace(channels_, is_causal_, kName);
+    if (!mine) mine.emplace(value_.rows, value_panels_, channels_, is_causal_, kName);
     return *mine;
   }
   void forward(QueryHead<T>& head) {
-    const index_t count = ceil_div(head.count, kQueryTile);
+    const index_t count = ceil_div(head.count, tile_rows_);
     parallel_for(exec_, count, [&](index_t item, int worker) {
       DotScores<T> source = scores(head);
-      const index_t first = (count - 1 - item) * kQueryTile;  // the longest rows first
-      tiles(worker).forward(source, value_.rows, keys_, head.tile(first, head.count));
+      const index_t first = (count - 1 - item) * tile_rows_;  // the longest rows first
+      tiles(worker).forward(source, keys_, head.tile(first, head.count, tile_rows_));
     });
   }
   void backward(QueryHead<T>& head, Pair pair, BackwardTiles<T>& tiles) {
     DotScores<T> source = scores(head);
     const index_t last_row = std::min((pair.query + 1) * kBlock, head.count);
     const index_t last_key = std::min((pair.key + 1) * kBlock, keys_);
-    for (index_t row = pair.query * kBlock; row < last_row; row += kQueryTile) {
-      const BackwardRows<T> rows = head.tile(row, last_row);
+    for (index_t row = pair.query * kBlock; row < last_row; row += tile_rows_) {
+      const BackwardRows<T> rows = head.tile(row, last_row, tile_rows_);
       const index_t count = static_cast<index_t>(rows.rows.size());
       const index_t reach = visible_keys(row + count - 1, last_key, is_causal_);
-      for (index_t key = pair.key * kBlock; key < reach; key += kKeyTile) {
-        const index_t width = std::min(kKeyTile, reach - key);
+      for (index_t key = pair.key * kBlock; key < reach; key += kPanel) {
+        const index_t width = std::min(kPanel, reach - key);
         const Rows<const T> grad =
-            tiles.backward(source, value_.rows, key, key + width, rows, grad_value_.rows());
+            tiles.backward(source, key, key + width, rows, grad_value_.rows());
         blas::multiply<T>(count, head_dim_, width, T(1), {grad.data, grad.stride},
                           {key_.row(key), key_.stride}, T(1), head.grad_query.from(row));
         blas::add_transposed_product<T>(width, head_dim_, count, {grad.data, grad.stride},
@@ -175,6 +178,8 @@ class KeyHead {
   Buffer<T> key_copy_, value_copy_;
   Rows<const T> key_;
   ValueRows<T> value_;
+  Panels<T> key_panels_, value_panels_;
+  index_t tile_rows_;
   Sums<T> grad_key_, grad_value_;
   std::vector<std::optional<BackwardTiles<T>>> tiles_;  // of each worker
 };

@@ -21,6 +21,10 @@ void DotScores<T>::select(std::span<const index_t> rows) {
 
 template <class T>
 void DotScores<T>::fill(index_t first, index_t last, T* scores, index_t stride) {
+  if (panels_ != nullptr) {
+    panels_->multiply({packed_.data(), head_dim_}, count_, first, last, scores, stride);
+    return;
+  }
   blas::multiply_transposed<T>(count_, last - first, head_dim_, T(1), {packed_.data(), head_dim_},
                                {key_.row(first), key_.stride}, {scores, stride});
 }
