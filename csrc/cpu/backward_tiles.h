@@ -2,11 +2,13 @@
 
 #include <span>
 
+#include "cpu/panels.h"
 #include "cpu/tiles.h"
 
 namespace convbasis {
 
-/// At most panel_rows() query rows of a head in the backward pass; entry r is about row rows[r].
+/// At most kQueryTile query rows of a head in the backward pass, panel_rows() for the best speed;
+/// entry r is about row rows[r].
 template <class T>
 struct BackwardRows {
   std::span<const index_t> rows;

@@ -16,10 +16,7 @@ namespace {
 constexpr const char* kName = "exact_attention_backward";
 
 /// Query rows, or keys, of a block. Blocks are what threads share out.
-#ifndef KB
-#define KB 256
-#endif
-constexpr index_t kBlock = KB;
+constexpr index_t kBlock = 256;
 
 /// Query block and key block that meet.
 struct Pair {
