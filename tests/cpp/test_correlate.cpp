@@ -146,15 +146,15 @@ void check_windows() {
                             {spectra.data(), spectra.data() + size, simd->lanes}, scratch.data());
       simd->inverse_windows(plan.fft(), {in.data(), in.data() + size, simd->lanes}, to.data(),
                             scratch.data());
-      double left = 0, right = 0, size = 0;
+      double left = 0, right = 0, terms = 0;
       for (std::size_t i = 0; i < sums.size(); ++i) {
         left += static_cast<double>(sums[i]) * static_cast<double>(lags[i]);
         const double term = static_cast<double>(spectra[i]) * static_cast<double>(in[i]);
         right += term;
-        size += std::abs(term);
+        terms += std::abs(term);
       }
-      CHECK_NEAR(left, right, 4 * kEps<T> * size);
-      CHECK(std::abs(right) > 1e-4 * size);
+      CHECK_NEAR(left, right, 4 * kEps<T> * terms);
+      CHECK(std::abs(right) > 1e-4 * terms);
       for (std::size_t l = 1; l < lanes; l += 2)  // nothing is written behind the last lag
         CHECK(sums[(2 * l + 2) * static_cast<std::size_t>(length) - 1] == T(0));
     }
