@@ -98,7 +98,7 @@ void attend_head(const View<const T, 2>& query, const View<const T, 2>& key,
   const KeyValue<T> source(key, value, exec);
   const index_t count = static_cast<index_t>(every.size()), channels = value.shape[1];
   const Panels<T> keys(source.key, key.shape[0], query.shape[1], exec);
-  const index_t most = panel_rows(std::max(query.shape[1], channels));
+  const index_t most = panel_rows<T>(std::max(query.shape[1], channels));
   const index_t tiles = ceil_div(count, most);
   parallel_for(exec, tiles, [&](index_t item, int) {
     const index_t first = (tiles - 1 - item) * most;  // the longest rows first
