@@ -1,34 +1,53 @@
-"""The stages of an attention call after its checks: attend, judge, fall back, hand over."""
+"""The stages of an attention call: find strips, attend, judge, fall back, hand over."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from . import _core, _layout
+from . import _core, _layout, _validate
 from ._judge import Sample, Verdict, account, deviation, tolerance_missed
-from ._plan import Plan
+from ._plan import Plan, make_plan
 from ._settings import ConvSettings
 from .report import Report, Stopwatch
 
 
-def computed(
+@dataclass(frozen=True)
+class Outcome:
+    """What a conv_attention call has computed, in the core's layout."""
+
+    target: np.ndarray  # (batch, heads, n, d_v)
+    lse: np.ndarray | None  # (batch, heads, n)
+    by_strips: np.ndarray  # (batch, heads) bool: through strips in the end; the others exactly
+    report: Report | None
+
+
+def attend(
     inputs: _layout.AttentionInputs,
-    plan: Plan,
     wanted: ConvSettings,
-    out: np.ndarray | None,
-    return_lse: bool,
-    return_report: bool,
-    clock: Stopwatch,
-) -> Any:
-    """conv_attention from the strips on: attend, judge, fall back.
+    out: np.ndarray | None = None,
+    *,
+    return_lse: bool = False,
+    return_report: bool = False,
+) -> Outcome:
+    """conv_attention from its checked arguments on.
 
     With a tolerance, heads are judged twice: by the strips alone before anything else is computed,
     which spares the heads that miss, and by the finished output, rounding and its heaviest rows
     included.
     """
+    clock = Stopwatch()
+    if wanted.check_finite:
+        with clock("check"):
+            _validate.finite("conv_attention", inputs.named(), wanted.threads)
+    inputs = inputs.without_unseen_keys()
+    if inputs.scale != wanted.scale:
+        inputs = replace(inputs, scale=wanted.scale)
+    plan = make_plan("conv_attention", inputs, wanted, clock)
+
     sample, early = None, None
     if wanted.tol is not None or return_report:
         with clock("estimate"):
@@ -42,7 +61,7 @@ def computed(
     forward = through_strips(inputs, plan, target, lse, wanted.threads, clock)
     exactly(inputs, ~plan.by_strips, target, lse, wanted.threads, clock)
     if sample is None:
-        return results(inputs, target, out, lse)
+        return Outcome(target, lse, plan.by_strips, None)
 
     with clock("estimate"):
         sample = sample.with_heavy_rows(inputs, target, wanted.threads)
@@ -55,12 +74,12 @@ def computed(
         exactly(inputs, missed, target, lse, wanted.threads, clock)
         plan = plan.without(missed)
     if not return_report:
-        return results(inputs, target, out, lse)
+        return Outcome(target, lse, plan.by_strips, None)
     with clock("estimate"):
         rows = None if wanted.certify else sample.rows
         logits = deviation(inputs, plan, rows, wanted.threads)
     report = account(inputs, plan, sample, verdict, strips_error, logits, forward, wanted, clock)
-    return results(inputs, target, out, lse, report)
+    return Outcome(target, lse, plan.by_strips, report)
 
 
 def misses(

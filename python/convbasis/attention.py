@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from . import _core, _layout, _validate
-from ._plan import make_plan
-from ._run import computed, result_arrays, results
+from ._run import attend, result_arrays, results
 from ._settings import conv_settings
 from .basis import ConvBasis
 from .recover import RecoverOptions
-from .report import Stopwatch
 
 
 def conv_attention(
@@ -152,16 +149,8 @@ def conv_attention(
         certify=certify,
         num_threads=num_threads,
     )
-    clock = Stopwatch()
-    if wanted.check_finite:
-        with clock("check"):
-            _validate.finite(name, inputs.named(), wanted.threads)
-
-    inputs = inputs.without_unseen_keys()
-    if inputs.scale != wanted.scale:
-        inputs = replace(inputs, scale=wanted.scale)
-    plan = make_plan(name, inputs, wanted, clock)
-    return computed(inputs, plan, wanted, out, return_lse, return_report, clock)
+    done = attend(inputs, wanted, out, return_lse=return_lse, return_report=return_report)
+    return results(inputs, done.target, out, done.lse, done.report)
 
 
 def exact_attention(
