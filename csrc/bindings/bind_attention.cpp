@@ -6,14 +6,8 @@
 namespace convbasis::bindings {
 namespace {
 
-using Heads = std::optional<py::array_t<index_t, py::array::c_style>>;
 /// starts, num_bases, kernels, num_columns
 using BasisTuple = std::tuple<py::array, py::array, py::array, index_t>;
-
-std::span<const index_t> listed(const Heads& heads) {
-  if (!heads) return {};
-  return {heads->data(), static_cast<std::size_t>(heads->size())};
-}
 
 template <class T>
 BasisView<T> basis_view(const BasisTuple& basis) {

@@ -23,6 +23,7 @@ PYBIND11_MODULE(_core, module, pybind11::mod_gil_not_used()) {
   module.doc() = "Compiled core of convbasis. The public API is the package, not this module.";
   pybind11::register_exception_translator(&translate);
   register_attention(module);
+  register_backward(module);
   register_basis(module);
   register_cost(module);
   register_info(module);

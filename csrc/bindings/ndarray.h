@@ -5,6 +5,8 @@
 #include <pybind11/stl.h>
 
 #include <cstdint>
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -60,6 +62,14 @@ View<T, N> optional_output(py::object& array, const char* name) {
   return output<T, N>(concrete, name);
 }
 
+/// Flat head numbers to compute; None is all.
+using Heads = std::optional<py::array_t<index_t, py::array::c_style>>;
+
+inline std::span<const index_t> listed(const Heads& heads) {
+  if (!heads) return {};
+  return {heads->data(), static_cast<std::size_t>(heads->size())};
+}
+
 /// Calls f(T()) with the type of the array: float or double.
 template <class F>
 auto dispatch(const py::array& array, const char* name, F&& f) {
@@ -99,6 +109,7 @@ py::array_t<T> make_array(std::vector<py::ssize_t> shape) {
 }
 
 void register_attention(py::module_& module);
+void register_backward(py::module_& module);
 void register_basis(py::module_& module);
 void register_cost(py::module_& module);
 void register_info(py::module_& module);

@@ -1,10 +1,12 @@
 #pragma once
 
+#include <cmath>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "convbasis/error.h"
+#include "convbasis/options.h"
 #include "convbasis/types.h"
 
 namespace convbasis {
@@ -36,6 +38,23 @@ inline void require_groups(const char* function, index_t heads, index_t kv_heads
   require(kv_heads > 0 ? heads % kv_heads == 0 : heads == 0, function,
           "key has " + std::to_string(kv_heads) + " heads; expected a divisor of the " +
               std::to_string(heads) + " query heads");
+}
+
+/// query (b, h, n, d), key (b, g, m, d) and value (b, g, m, dv) fit together.
+template <class T>
+void require_attention(const char* function, const View<const T, 4>& query,
+                       const View<const T, 4>& key, const View<const T, 4>& value) {
+  require(query.shape[3] > 0, function, "query has head_dim 0; expected at least 1");
+  const index_t batch = query.shape[0], kv_heads = key.shape[1];
+  require_groups(function, query.shape[1], kv_heads);
+  require_shape(function, "key", key.shape, {batch, kv_heads, key.shape[2], query.shape[3]},
+                "to match query");
+  require_shape(function, "value", value.shape, {batch, kv_heads, key.shape[2], value.shape[3]},
+                "to match key");
+}
+
+[[nodiscard]] inline double scale_of(const AttentionOptions& options, index_t head_dim) {
+  return options.scale.value_or(1 / std::sqrt(static_cast<double>(head_dim)));
 }
 
 /// The matrix of one head: (rows, columns).

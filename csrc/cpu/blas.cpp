@@ -24,18 +24,19 @@ void run_single_threaded() {
 #endif
 }
 
-void gemm(CBLAS_TRANSPOSE transpose_b, index_t m, index_t n, index_t k, float alpha,
-          Matrix<const float> a, Matrix<const float> b, float beta, Matrix<float> c) {
+void gemm(CBLAS_TRANSPOSE transpose_a, CBLAS_TRANSPOSE transpose_b, index_t m, index_t n, index_t k,
+          float alpha, Matrix<const float> a, Matrix<const float> b, float beta, Matrix<float> c) {
   CONVBASIS_BLAS_NAME(cblas_sgemm)
-  (CblasRowMajor, CblasNoTrans, transpose_b, static_cast<int>(m), static_cast<int>(n),
+  (CblasRowMajor, transpose_a, transpose_b, static_cast<int>(m), static_cast<int>(n),
    static_cast<int>(k), alpha, a.data, static_cast<int>(a.stride), b.data,
    static_cast<int>(b.stride), beta, c.data, static_cast<int>(c.stride));
 }
 
-void gemm(CBLAS_TRANSPOSE transpose_b, index_t m, index_t n, index_t k, double alpha,
-          Matrix<const double> a, Matrix<const double> b, double beta, Matrix<double> c) {
+void gemm(CBLAS_TRANSPOSE transpose_a, CBLAS_TRANSPOSE transpose_b, index_t m, index_t n, index_t k,
+          double alpha, Matrix<const double> a, Matrix<const double> b, double beta,
+          Matrix<double> c) {
   CONVBASIS_BLAS_NAME(cblas_dgemm)
-  (CblasRowMajor, CblasNoTrans, transpose_b, static_cast<int>(m), static_cast<int>(n),
+  (CblasRowMajor, transpose_a, transpose_b, static_cast<int>(m), static_cast<int>(n),
    static_cast<int>(k), alpha, a.data, static_cast<int>(a.stride), b.data,
    static_cast<int>(b.stride), beta, c.data, static_cast<int>(c.stride));
 }
@@ -47,7 +48,7 @@ void multiply(index_t m, index_t n, index_t k, T alpha, Matrix<const T> a, Matri
               T beta, Matrix<T> c) {
   if (m <= 0 || n <= 0) return;
   run_single_threaded();
-  gemm(CblasNoTrans, m, n, k, alpha, a, b, beta, c);
+  gemm(CblasNoTrans, CblasNoTrans, m, n, k, alpha, a, b, beta, c);
 }
 
 template <class T>
@@ -55,7 +56,15 @@ void multiply_transposed(index_t m, index_t n, index_t k, T alpha, Matrix<const 
                          Matrix<const T> b, Matrix<T> c) {
   if (m <= 0 || n <= 0) return;
   run_single_threaded();
-  gemm(CblasTrans, m, n, k, alpha, a, b, T(0), c);
+  gemm(CblasNoTrans, CblasTrans, m, n, k, alpha, a, b, T(0), c);
+}
+
+template <class T>
+void add_transposed_product(index_t m, index_t n, index_t k, Matrix<const T> a, Matrix<const T> b,
+                            Matrix<T> c) {
+  if (m <= 0 || n <= 0) return;
+  run_single_threaded();
+  gemm(CblasTrans, CblasNoTrans, m, n, k, T(1), a, b, T(1), c);
 }
 
 const char* description() {
@@ -74,5 +83,9 @@ template void multiply_transposed(index_t, index_t, index_t, float, Matrix<const
                                   Matrix<const float>, Matrix<float>);
 template void multiply_transposed(index_t, index_t, index_t, double, Matrix<const double>,
                                   Matrix<const double>, Matrix<double>);
+template void add_transposed_product(index_t, index_t, index_t, Matrix<const float>,
+                                     Matrix<const float>, Matrix<float>);
+template void add_transposed_product(index_t, index_t, index_t, Matrix<const double>,
+                                     Matrix<const double>, Matrix<double>);
 
 }  // namespace convbasis::blas

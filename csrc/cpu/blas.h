@@ -21,6 +21,11 @@ template <class T>
 void multiply_transposed(index_t m, index_t n, index_t k, T alpha, Matrix<const T> a,
                          Matrix<const T> b, Matrix<T> c);
 
+/// C (m x n) += A^T B, A (k x m).
+template <class T>
+void add_transposed_product(index_t m, index_t n, index_t k, Matrix<const T> a, Matrix<const T> b,
+                            Matrix<T> c);
+
 /// Name and version, as far as the library tells.
 [[nodiscard]] const char* description();
 

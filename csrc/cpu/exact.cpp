@@ -14,8 +14,10 @@
 namespace convbasis {
 
 template <class T>
-OnlineSoftmax<T>::OnlineSoftmax(index_t channels)
-    : channels_(channels),
+OnlineSoftmax<T>::OnlineSoftmax(index_t channels, const char* function, index_t keys)
+    : function_(function),
+      channels_(channels),
+      key_tile_(keys),
       scores_(kQueryTile * kKeyTile),
       row_max_(kQueryTile),
       row_sum_(kQueryTile) {}
@@ -30,10 +32,9 @@ void OnlineSoftmax<T>::absorb(index_t row, index_t visible, index_t width, T* ou
   if (visible == 0) return;
   const T top = simd.max_value(scores, visible);
   if (std::isinf(top))
-    throw InvalidArgument(
-        "[exact_attention] query has logits with key that overflow; expected finite products in "
-        "the "
-        "computing type; got infinite ones");
+    throw InvalidArgument("[" + std::string(function_) +
+                          "] query has logits with key that overflow; expected finite products in "
+                          "the computing type; got infinite ones");
   if (top > row_max_[row]) {
     const T shrink = std::exp(row_max_[row] - top);  // exp(-inf) = 0 at the first tile
     simd.scale(out, shrink, channels_);
@@ -57,8 +58,8 @@ void OnlineSoftmax<T>::attend(ScoreTiles<T>& source, Rows<const T> value, index_
     reach = std::max(reach, visible_keys(rows[static_cast<std::size_t>(r)], keys, is_causal));
   }
   source.select(rows);
-  for (index_t first = first_key; first < reach; first += kKeyTile) {
-    const index_t width = std::min(kKeyTile, reach - first);
+  for (index_t first = first_key; first < reach; first += key_tile_) {
+    const index_t width = std::min(key_tile_, reach - first);
     source.fill(first, first + width, scores_.data(), kKeyTile);
     for (index_t r = 0; r < count; ++r) {
       const index_t seen = visible_keys(rows[static_cast<std::size_t>(r)], keys, is_causal) - first;
@@ -77,23 +78,6 @@ void OnlineSoftmax<T>::attend(ScoreTiles<T>& source, Rows<const T> value, index_
 }
 
 namespace {
-
-template <class T>
-double scale_of(const AttentionOptions& options, const View<const T, 4>& query) {
-  return options.scale.value_or(1 / std::sqrt(static_cast<double>(query.shape[3])));
-}
-
-template <class T>
-void require_attention(const char* name, const View<const T, 4>& query, const View<const T, 4>& key,
-                       const View<const T, 4>& value) {
-  require(query.shape[3] > 0, name, "query has head_dim 0; expected at least 1");
-  const index_t batch = query.shape[0], kv_heads = key.shape[1];
-  require_groups(name, query.shape[1], kv_heads);
-  require_shape(name, "key", key.shape, {batch, kv_heads, key.shape[2], query.shape[3]},
-                "to match query");
-  require_shape(name, "value", value.shape, {batch, kv_heads, key.shape[2], value.shape[3]},
-                "to match key");
-}
 
 /// Key and value of one head where BLAS can read them.
 template <class T>
@@ -220,7 +204,7 @@ void exact_attention(View<const T, 4> query, View<const T, 4> key, View<const T,
   for_each_head(exec, list.size(), [&](index_t i, const Exec& inside) {
     const auto [b, h, g] = head_index(list[i], query_heads, key.shape[1]);
     attend_head<T>(head_view(query, b, h), head_view(key, b, g), head_view(value, b, g),
-                   scale_of(options, query), options.is_causal, rows, head_view(out, b, h),
+                   scale_of(options, query.shape[3]), options.is_causal, rows, head_view(out, b, h),
                    head_view(lse, b, h), inside);
   });
 }
@@ -243,8 +227,8 @@ void attention_rows(View<const T, 4> query, View<const T, 4> key, View<const T, 
     const auto [b, h, g] = head_index(flat, heads, key.shape[1]);
     const std::vector<index_t> listed = listed_rows(rows, b, h);
     attend_rows<T>(head_view(query, b, h), head_view(key, b, g), head_view(value, b, g),
-                   scale_of(options, query), options.is_causal, listed, head_view(out, b, h),
-                   head_view(lse, b, h), inside);
+                   scale_of(options, query.shape[3]), options.is_causal, listed,
+                   head_view(out, b, h), head_view(lse, b, h), inside);
   });
 }
 

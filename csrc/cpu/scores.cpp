@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "cpu/blas.h"
+#include "cpu/rows.h"
 #include "cpu/tiles.h"
 
 namespace convbasis {
@@ -13,14 +14,17 @@ void DotScores<T>::select(std::span<const index_t> rows) {
   for (index_t r = 0; r < count_; ++r) {
     const index_t row = rows[static_cast<std::size_t>(r)];
     T* to = packed_.data() + r * head_dim_;
-    const T* from = query_.data + row * query_.strides[0];
-    const index_t stride = query_.strides[1];
-    for (index_t c = 0; c < head_dim_; ++c) to[c] = scale * from[c * stride];
+    pack_rows(query_, row, row + 1, head_dim_, to);
+    kernels<T>().scale(to, scale, head_dim_);
   }
 }
 
 template <class T>
 void DotScores<T>::fill(index_t first, index_t last, T* scores, index_t stride) {
+  if (panels_ != nullptr) {
+    panels_->multiply({packed_.data(), head_dim_}, count_, first, last, scores, stride);
+    return;
+  }
   blas::multiply_transposed<T>(count_, last - first, head_dim_, T(1), {packed_.data(), head_dim_},
                                {key_.row(first), key_.stride}, {scores, stride});
 }

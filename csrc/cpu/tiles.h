@@ -5,6 +5,7 @@
 #include "convbasis/types.h"
 #include "core/buffer.h"
 #include "core/schedule.h"
+#include "cpu/panels.h"
 #include "cpu/simd/kernels.h"
 #include "cpu/strips.h"
 
@@ -28,12 +29,16 @@ class DotScores final : public ScoreTiles<T> {
  public:
   DotScores(View<const T, 2> query, Rows<const T> key, index_t head_dim, double scale)
       : query_(query), key_(key), head_dim_(head_dim), scale_(scale) {}
+  /// The same from packed keys, which pays where all rows of a head are asked for.
+  DotScores(View<const T, 2> query, const Panels<T>& key, index_t head_dim, double scale)
+      : query_(query), panels_(&key), head_dim_(head_dim), scale_(scale) {}
   void select(std::span<const index_t> rows) override;
   void fill(index_t first, index_t last, T* scores, index_t stride) override;
 
  private:
   View<const T, 2> query_;
-  Rows<const T> key_;
+  Rows<const T> key_{};
+  const Panels<T>* panels_ = nullptr;
   index_t head_dim_;
   double scale_;
   index_t count_ = 0;
@@ -68,14 +73,17 @@ constexpr index_t kQueryTile = 128, kKeyTile = 256;
 template <class T>
 class OnlineSoftmax {
  public:
-  explicit OnlineSoftmax(index_t channels);
+  /// `function` is named when a logit overflows; a tile has `keys` of them, at most kKeyTile.
+  explicit OnlineSoftmax(index_t channels, const char* function = "exact_attention",
+                         index_t keys = kKeyTile);
   void attend(ScoreTiles<T>& source, Rows<const T> value, index_t keys, bool is_causal,
               std::span<const index_t> rows, Rows<T> out, double* lse, index_t first_key = 0);
 
  private:
   void absorb(index_t row, index_t visible, index_t width, T* out);
 
-  index_t channels_;
+  const char* function_;
+  index_t channels_, key_tile_;
   Buffer<T> scores_, row_max_;
   Buffer<double> row_sum_;
 };

@@ -1,7 +1,7 @@
 """Conv-basis attention: fast attention through convolution bases of the logits, with known error.
 
-Start with `conv_attention`; `exact_attention` is the same without any approximation. Conventions
-of every function:
+Start with `conv_attention`; `exact_attention` is the same without any approximation, and
+`exact_attention_backward` its gradients. Conventions of every function:
 
 - Arrays are NumPy arrays of shape ``(..., seq, dim)`` with any number of leading dimensions,
   usually ``(batch, heads, seq, dim)``, and any strides.
@@ -32,6 +32,7 @@ except ImportError as error:
 
 from . import problems, reference
 from .attention import conv_attention, exact_attention
+from .backward import exact_attention_backward
 from .basis import ConvBasis
 from .cost_model import CostModel, break_even, cost_model, set_cost_model
 from .decompose import decompose
@@ -57,6 +58,7 @@ __all__ = [
     "cuda_available",
     "decompose",
     "exact_attention",
+    "exact_attention_backward",
     "problems",
     "recover_basis",
     "reference",

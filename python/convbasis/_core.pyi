@@ -43,6 +43,19 @@ def attention_rows(
     is_causal: bool,
     num_threads: int,
 ) -> None: ...
+def exact_attention_backward(
+    query: _Floats,
+    key: _Floats,
+    value: _Floats,
+    grad_output: _Floats,
+    grad_query: _Floats,
+    grad_key: _Floats,
+    grad_value: _Floats,
+    scale: float,
+    is_causal: bool,
+    heads: _Ints | None,
+    num_threads: int,
+) -> None: ...
 def conv_attention(
     lower: _Strips,
     upper: _Strips | None,

@@ -138,3 +138,18 @@ def attention_inputs(
         is_causal=is_causal,
         scale=_validate.scale_or_default(function, scale, query),
     )
+
+
+def output_gradient(function: str, grad_output: object, inputs: AttentionInputs) -> np.ndarray:
+    """The gradient by the output of a call with `inputs`, checked, as the core reads it."""
+    grad = _validate.float_array(function, "grad_output", grad_output, min_ndim=2)
+    _validate.same_dtype(function, "grad_output", grad, "query", inputs.dtype)
+    if grad.shape != inputs.out_shape:
+        raise _validate.wrong(
+            function,
+            "grad_output",
+            "differs in shape from the output",
+            str(inputs.out_shape),
+            grad.shape,
+        )
+    return operand(grad)

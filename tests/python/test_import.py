@@ -33,6 +33,7 @@ def test_the_public_names():
         "cuda_available",
         "decompose",
         "exact_attention",
+        "exact_attention_backward",
         "problems",
         "recover_basis",
         "reference",

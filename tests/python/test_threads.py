@@ -109,6 +109,7 @@ else:
     "call",
     [
         "cb.exact_attention(x, x, x)",
+        "cb.exact_attention_backward(x, x, x, x)",
         "cb.conv_attention(x, x, x, is_causal=True, basis=basis, certify=True, return_report=True)",
     ],
 )

@@ -73,6 +73,32 @@ class VectorFft {
     self.forward(points, store);
   }
 
+  static void inverse_windows(const BlockFft<T>& fft, Spectrum<const T> in,
+                              const WindowSums<T>* windows, T* scratch) {
+    const VectorFft self(fft);
+    V* points = vectors(scratch);
+    const V scale(T(1) / static_cast<T>(fft.length));
+    for (index_t f = 0; f < fft.length; ++f) {
+      points[2 * f] = scale * V::load_unaligned(in.re + f * in.stride);
+      points[2 * f + 1] = scale * V::load_unaligned(in.im + f * in.stride);
+    }
+    self.inverse(points);
+    self.template run_pass<true>(0, {0, 1}, points);
+    V late[static_cast<std::size_t>(kLanes)], early[static_cast<std::size_t>(kLanes)];
+    for (index_t i = 0; i < fft.length; i += kLanes) {
+      for (index_t l = 0; l < kLanes; ++l) {
+        late[l] = points[2 * (i + l)];
+        early[l] = -points[2 * (i + l) + 1];
+      }
+      xsimd::transpose(late, late + kLanes);
+      xsimd::transpose(early, early + kLanes);
+      for (index_t lane = 0; lane < kLanes; ++lane) {
+        add_lags(windows[lane].late, i, late[lane], windows[lane].late_count);
+        add_lags(windows[lane].early, i, early[lane], windows[lane].early_count);
+      }
+    }
+  }
+
  private:
   static constexpr index_t kLanes = static_cast<index_t>(V::size);
   static constexpr index_t kAhead = 8;  // rows that are asked for early: they lie far apart
@@ -91,6 +117,16 @@ class VectorFft {
     alignas(64) T some[V::size];
     for (index_t i = 0; i < kLanes; ++i) some[i] = i < left ? window.lags[at + i] : T(0);
     return V::load_aligned(some);
+  }
+
+  static void add_lags(T* to, index_t at, const V& lags, index_t count) {
+    if (at + kLanes <= count) {
+      (V::load_unaligned(to + at) + lags).store_unaligned(to + at);
+      return;
+    }
+    alignas(64) T some[V::size];
+    lags.store_aligned(some);
+    for (index_t i = at; i < count; ++i) to[i] += some[i - at];
   }
 
   explicit VectorFft(const BlockFft<T>& fft) : fft_(fft) {}

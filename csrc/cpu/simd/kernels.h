@@ -66,6 +66,35 @@ struct FrequencyProduct {
   T* packed;  ///< scratch for count * inputs values
 };
 
+/// Where the lags of a window go: m * L and on to `late`, (m - 1) * L and on to `early`.
+template <class T>
+struct WindowSums {
+  T* late;
+  T* early;
+  index_t late_count, early_count;  ///< at most L; none when 0
+};
+
+/// Products of `count` neighbouring frequencies and one vector of channels, the adjoint of
+/// FrequencyProduct: of the pieces of a strip with the blocks that each acts on, summed.
+template <class T>
+struct FrequencyCorrelation {
+  index_t strips;
+  const index_t* first;     ///< pieces [first[r], first[r + 1]) are those of strip r
+  const index_t* window;    ///< of strip r and block lag 1
+  const index_t* lags;      ///< block lags of strip r, 0 or more
+  index_t pieces;           ///< of all strips
+  const index_t* position;  ///< of the block of each piece in block_spectra
+  const index_t* reach;     ///< block lags of each piece
+  index_t blocks;           ///< lanes / 2 of them after the last one of a span have no spectrum
+  const T* spectra;         ///< of pieces and blocks, at their first frequency
+  index_t stride;           ///< to the next spectrum
+  const index_t* piece_spectra;  ///< which is that of each piece, -1 for none
+  const index_t* block_spectra;
+  index_t count;
+  T* packed;        ///< scratch for count * (pieces + blocks) values
+  Spectrum<T> out;  ///< at the first frequency; lags are rounded up to lanes / 2
+};
+
 /// The hot loops, built once for each instruction set from the same source. Pointers to rows of
 /// channels need no alignment; counts named `channels` are multiples of `lanes`.
 template <class T>
@@ -111,6 +140,11 @@ struct Kernels {
   void (*direct_transposed)(const T* kernel, index_t begin, index_t end, index_t stop,
                             Rows<const T> x, Rows<T> y, index_t channels);
 
+  /// out[t] += sum of x[j] . y[j + t] over j in [begin, end) with j + t < stop, for
+  /// t in [0, stop - begin).
+  void (*correlate_directly)(index_t begin, index_t end, index_t stop, Rows<const T> x,
+                             Rows<const T> y, index_t channels, T* out);
+
   /// Transforms. Spectra are aligned as a Buffer.
   ///
   /// Values of the rows [0, count) placed at `offset` among zeros, one vector of channels: value f
@@ -125,12 +159,19 @@ struct Kernels {
   void (*forward_windows)(const BlockFft<T>& fft, const Window<T>* windows, Spectrum<T> out,
                           T* scratch);
 
+  /// The adjoint: of the inverse v of each of `lanes` spectra, divided by length, the real part is
+  /// added to `late`, the imaginary part subtracted from `early`.
+  void (*inverse_windows)(const BlockFft<T>& fft, Spectrum<const T> in,
+                          const WindowSums<T>* windows, T* scratch);
+
   /// out[b] = sum of weight(s, b) * in[s] over the pieces s of blocks before b, for the blocks b in
   /// [begin + 1, end) of the span [begin, end).
   void (*multiply)(const FrequencyProduct<T>&, index_t begin, index_t end);
   /// out[s] = sum of conj(weight(s, b)) * in[b] over the blocks b after that of s, for the pieces s
   /// of the blocks [begin, end - 1).
   void (*multiply_transposed)(const FrequencyProduct<T>&, index_t begin, index_t end);
+  /// out(r, lag) += sum of conj(piece) * block over the pieces of strip r and the channels.
+  void (*correlate)(const FrequencyCorrelation<T>&);
 };
 
 /// The fastest build this CPU can run, chosen once.

@@ -186,6 +186,7 @@ void scale(T* y, T factor, index_t n) {
 }  // namespace convbasis
 
 #include "cpu/simd/band_impl.h"
+#include "cpu/simd/correlation_impl.h"
 
 namespace convbasis {
 namespace {
@@ -209,11 +210,14 @@ constexpr Kernels<T> kTable{
     first_apart<T>,
     DirectToeplitz<T, Vec<T>>::multiply,
     DirectToeplitz<T, Vec<T>>::multiply_transposed,
+    correlate_directly<T>,
     VectorFft<T, Vec<T>>::forward_rows,
     VectorFft<T, Vec<T>>::inverse_rows,
     VectorFft<T, Vec<T>>::forward_windows,
+    VectorFft<T, Vec<T>>::inverse_windows,
     Products<T, Vec<T>>::multiply,
     Products<T, Vec<T>>::multiply_transposed,
+    Correlations<T>::correlate,
 };
 
 }  // namespace

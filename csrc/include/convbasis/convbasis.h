@@ -2,6 +2,7 @@
 
 /// Attention in almost linear time by convolution bases. See types.h for the conventions.
 #include "convbasis/attention.h"
+#include "convbasis/backward.h"
 #include "convbasis/basis.h"
 #include "convbasis/cost_model.h"
 #include "convbasis/device.h"

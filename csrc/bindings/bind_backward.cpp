@@ -1,0 +1,33 @@
+#include "bindings/ndarray.h"
+#include "convbasis/backward.h"
+
+namespace convbasis::bindings {
+namespace {
+
+void exact_backward(const py::array& query, const py::array& key, const py::array& value,
+                    const py::array& grad_output, py::array& grad_query, py::array& grad_key,
+                    py::array& grad_value, double scale, bool is_causal, const Heads& heads,
+                    int num_threads) {
+  if (heads && heads->size() == 0) return;
+  dispatch(query, "query", [&]<class T>(T) {
+    const auto q = input<T, 4>(query, "query"), k = input<T, 4>(key, "key");
+    const auto v = input<T, 4>(value, "value"), dy = input<T, 4>(grad_output, "grad_output");
+    const auto dq = output<T, 4>(grad_query, "grad_query");
+    const auto dk = output<T, 4>(grad_key, "grad_key");
+    const auto dv = output<T, 4>(grad_value, "grad_value");
+    run(num_threads, [&](const Exec& exec) {
+      exact_attention_backward<T>(q, k, v, dy, dq, dk, dv, {scale, is_causal}, listed(heads), exec);
+    });
+  });
+}
+
+}  // namespace
+
+void register_backward(py::module_& module) {
+  using py::arg;
+  module.def("exact_attention_backward", &exact_backward, arg("query"), arg("key"), arg("value"),
+             arg("grad_output"), arg("grad_query"), arg("grad_key"), arg("grad_value"),
+             arg("scale"), arg("is_causal"), arg("heads").none(true), arg("num_threads"));
+}
+
+}  // namespace convbasis::bindings

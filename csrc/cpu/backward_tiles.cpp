@@ -1,0 +1,61 @@
+#include "cpu/backward_tiles.h"
+
+#include <algorithm>
+
+#include "cpu/blas.h"
+
+namespace convbasis {
+
+template <class T>
+BackwardTiles<T>::BackwardTiles(Rows<const T> value, const Panels<T>& value_panels,
+                                index_t channels, bool is_causal, const char* function)
+    : value_(value),
+      value_panels_(value_panels),
+      channels_(channels),
+      is_causal_(is_causal),
+      softmax_(channels, function, kPanel),
+      weights_(kQueryTile * kPanel),
+      grad_scores_(kQueryTile * kPanel),
+      output_(kQueryTile * channels) {}
+
+template <class T>
+void BackwardTiles<T>::forward(ScoreTiles<T>& source, index_t keys, const BackwardRows<T>& rows) {
+  double lse[kQueryTile];
+  softmax_.attend(source, value_, keys, is_causal_, rows.rows, {output_.data(), channels_}, lse);
+  for (index_t r = 0; r < static_cast<index_t>(rows.rows.size()); ++r) {
+    const T *output = output_.data() + r * channels_, *grad = rows.grad_output.row(r);
+    double delta = 0;
+    for (index_t c = 0; c < channels_; ++c)
+      delta += static_cast<double>(grad[c]) * static_cast<double>(output[c]);
+    rows.lse[r] = static_cast<T>(lse[r]);
+    rows.delta[r] = static_cast<T>(delta);
+  }
+}
+
+template <class T>
+Rows<const T> BackwardTiles<T>::backward(ScoreTiles<T>& source, index_t first, index_t last,
+                                         const BackwardRows<T>& rows, Rows<T> grad_value) {
+  const index_t count = static_cast<index_t>(rows.rows.size()), width = last - first;
+  source.select(rows.rows);
+  source.fill(first, last, weights_.data(), kPanel);
+  value_panels_.multiply(rows.grad_output, count, first, last, grad_scores_.data(), kPanel);
+  for (index_t r = 0; r < count; ++r) {
+    T *weights = weights_.data() + r * kPanel, *grads = grad_scores_.data() + r * kPanel;
+    const index_t seen = std::clamp<index_t>(
+        visible_keys(rows.rows[static_cast<std::size_t>(r)], last, is_causal_) - first, 0, width);
+    kernels<T>().exp_shifted(weights, rows.lse[r], weights, seen);
+    const T delta = rows.delta[r];
+    for (index_t j = 0; j < seen; ++j) grads[j] = weights[j] * (grads[j] - delta);
+    std::fill(weights + seen, weights + width, T(0));
+    std::fill(grads + seen, grads + width, T(0));
+  }
+  blas::add_transposed_product<T>(width, channels_, count, {weights_.data(), kPanel},
+                                  {rows.grad_output.data, rows.grad_output.stride},
+                                  {grad_value.row(first), grad_value.stride});
+  return {grad_scores_.data(), kPanel};
+}
+
+template class BackwardTiles<float>;
+template class BackwardTiles<double>;
+
+}  // namespace convbasis
