@@ -9,6 +9,7 @@ import convbasis as cb
 torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
+from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 from convbasis.torch import ConvAttention  # noqa: E402
 
@@ -119,6 +120,17 @@ def test_an_encoder_layer_takes_it(training):
         got, want = (layer(x, src_mask=mask, is_causal=True) for layer in (block, theirs))
     assert len(calls) == 1
     assert torch.allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_under_autocast_and_checkpoints():
+    layer = ConvAttention(16, 4)
+    x = torch.randn(30, 2, 16, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer(x, x, x)[0].dtype == torch.bfloat16
+    plain = layer(x, x, x)[0].square().sum()
+    again = checkpoint(lambda x: layer(x, x, x)[0], x, use_reentrant=False).square().sum()
+    (want,), (got,) = (torch.autograd.grad(loss, x) for loss in (plain, again))
+    assert torch.equal(got, want)
 
 
 def test_it_learns():

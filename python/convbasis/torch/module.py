@@ -81,14 +81,7 @@ class ConvAttention(nn.Module):
         super().__init__()
         self.embed_dim = _validate.integer(NAME, "embed_dim", embed_dim, minimum=1)
         self.num_heads = _validate.integer(NAME, "num_heads", num_heads, minimum=1)
-        if embed_dim % num_heads:
-            raise _validate.wrong(
-                NAME,
-                "num_heads",
-                "does not divide embed_dim",
-                f"a divisor of {embed_dim}",
-                num_heads,
-            )
+        check_divides("num_heads", num_heads, "embed_dim", embed_dim)
         for name, value in (
             ("dropout", dropout),
             ("add_bias_kv", add_bias_kv),
