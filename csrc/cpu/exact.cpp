@@ -97,14 +97,16 @@ void attend_head(const View<const T, 2>& query, const View<const T, 2>& key,
                  const Exec& exec) {
   const KeyValue<T> source(key, value, exec);
   const index_t count = static_cast<index_t>(every.size()), channels = value.shape[1];
-  const index_t tiles = ceil_div(count, kQueryTile);
+  const Panels<T> keys(source.key, key.shape[0], query.shape[1], exec);
+  const index_t most = panel_rows<T>(std::max(query.shape[1], channels));
+  const index_t tiles = ceil_div(count, most);
   parallel_for(exec, tiles, [&](index_t item, int) {
-    const index_t first = (tiles - 1 - item) * kQueryTile;  // the longest rows first
+    const index_t first = (tiles - 1 - item) * most;  // the longest rows first
     const auto rows = every.subspan(static_cast<std::size_t>(first),
-                                    static_cast<std::size_t>(std::min(kQueryTile, count - first)));
-    DotScores<T> scores(query, source.key, query.shape[1], scale);
-    OnlineSoftmax<T> softmax(channels);
-    Buffer<T> result(kQueryTile * channels);
+                                    static_cast<std::size_t>(std::min(most, count - first)));
+    DotScores<T> scores(query, keys, query.shape[1], scale);
+    OnlineSoftmax<T> softmax(channels, "exact_attention", kPanel);
+    Buffer<T> result(most * channels);
     double row_lse[kQueryTile];
     softmax.attend(scores, source.value.rows, key.shape[0], is_causal, rows,
                    {result.data(), channels}, row_lse);

@@ -104,7 +104,7 @@ class KeyHead {
         value_(as_value_rows(value, channels_, value_copy_, exec)),
         key_panels_(key_, keys_, head_dim_, exec),
         value_panels_(value_.rows, keys_, channels_, exec),
-        tile_rows_(panel_rows(std::max(head_dim_, channels_))),
+        tile_rows_(panel_rows<T>(std::max(head_dim_, channels_))),
         grad_key_(keys_, head_dim_),
         grad_value_(keys_, channels_),
         tiles_(static_cast<std::size_t>(resolve_threads(exec))) {}

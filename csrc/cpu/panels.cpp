@@ -3,11 +3,14 @@
 #include <algorithm>
 
 #include "cpu/blas.h"
+#include "cpu/tiles.h"
 
 namespace convbasis {
 
+template <class T>
 index_t panel_rows(index_t channels) {
-  constexpr index_t kLargest = 1'000'000, kMost = 64, kFewest = 16;
+  constexpr index_t kLargest = 1'000'000, kMost = 64, kFewest = 16, kWide = 64 / sizeof(T);
+  if (kernels<T>().lanes < kWide) return kQueryTile;
   const index_t fitting = kLargest / (kPanel * std::max<index_t>(channels, 1));
   return std::clamp<index_t>(fitting / kFewest * kFewest, kFewest, kMost);
 }
@@ -34,6 +37,8 @@ void Panels<T>::multiply(Rows<const T> left, index_t count, index_t first, index
   }
 }
 
+template index_t panel_rows<float>(index_t);
+template index_t panel_rows<double>(index_t);
 template class Panels<float>;
 template class Panels<double>;
 

@@ -9,8 +9,9 @@ namespace convbasis {
 /// Rows of a panel.
 constexpr index_t kPanel = 128;
 
-/// Most left rows of a product with a panel for which BLAS has kernels that copy nothing: m * n * k
-/// up to a million, at about 1.5 times the speed.
+/// Left rows for the fastest product with a panel, at most kQueryTile. OpenBLAS has kernels for
+/// AVX-512 that copy nothing, for m * n * k up to a million, at about 1.5 times the speed.
+template <class T>
 [[nodiscard]] index_t panel_rows(index_t channels);
 
 /// A matrix in panels of kPanel rows, each of them transposed: what to multiply by from the right

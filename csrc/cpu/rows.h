@@ -12,6 +12,16 @@
 
 namespace convbasis {
 
+/// Calls task(i) for every row, with several rows an item of parallel_for.
+template <class Task>
+void for_each_row(const Exec& exec, index_t rows, const Task& task) {
+  constexpr index_t kRowsPerTask = 256;
+  parallel_for(exec, ceil_div(rows, kRowsPerTask), [&](index_t item, int) {
+    const index_t last = std::min((item + 1) * kRowsPerTask, rows);
+    for (index_t i = item * kRowsPerTask; i < last; ++i) task(i);
+  });
+}
+
 /// Rows [first, last) with contiguous channels, padded with zeros to `channels`.
 template <class T>
 void pack_rows(const View<const T, 2>& matrix, index_t first, index_t last, index_t channels,
