@@ -53,9 +53,10 @@ def conv_attention(
         As in `convbasis.conv_attention`; the first two cannot be honoured.
     gradient : {"basis", "attention"}
         Of heads that go through strips. "basis": the derivative of the output as it was computed,
-        with the starts of the strips held fixed. "attention": the formulas of attention with the
-        weights of the strips, an approximation of the gradient of exact attention. Heads that
-        were computed exactly have the exact gradient in both.
+        with the starts of the strips held fixed; it reads the keys at the starts only, so that all
+        others have gradient 0. "attention": the formulas of attention with the weights of the
+        strips, an approximation of the gradient of exact attention. Heads that were computed
+        exactly have the exact gradient in both.
     layout : {"bhsd", "bshd"}
         "bshd": tensors in and out are (..., seq, heads, dim).
     return_exact_mask : bool
