@@ -120,6 +120,18 @@ def test_gradients_of_strips_follow_the_oracle(strips, oracle_basis, gradient, i
             assert error <= 1e-9 * np.linalg.norm(truth)
 
 
+@pytest.mark.parametrize("gradient", ["basis", "attention"])
+@pytest.mark.parametrize("tol", [None, 1e-6])
+def test_gradients_are_those_of_convbasis(strips, gradient, tol):
+    inputs = strips(300, dtype=torch.float32)
+    named = {"is_causal": True, "options": STRIPS, "tol": tol, "gradient": gradient}
+    weight = weight_of(inputs[2])
+    arrays = [tensor.detach().numpy() for tensor in (*inputs, weight)]
+    want = cb.conv_attention_backward(*arrays, **named)
+    got = gradients(lambda *tensors: conv_attention(*tensors, **named), inputs, weight)
+    assert all(map(np.array_equal, got, want))
+
+
 @pytest.mark.parametrize("layout", ["bhsd", "bshd"])
 @pytest.mark.parametrize("is_causal", [True, False])
 def test_gradcheck_through_strips(strips, layout, is_causal):

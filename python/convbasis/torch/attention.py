@@ -7,11 +7,10 @@ from typing import Any
 import torch
 
 from .. import _validate
+from .._gradients import GRADIENTS
 from ..recover import RecoverOptions, recover_options
 from ._operators import conv_attention as operator
 from ._tensors import LAYOUTS, NAME, check_tensors
-
-GRADIENTS = ("basis", "attention")
 
 #: Operators take 64-bit integers; strips and windows beyond that are beyond any sequence.
 LARGEST = 2**62

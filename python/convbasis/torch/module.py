@@ -10,8 +10,9 @@ from torch import nn
 from torch.nn.functional import linear
 
 from .. import _validate
+from .._gradients import GRADIENTS
 from ..recover import RecoverOptions, recover_options
-from .attention import GRADIENTS, conv_attention
+from .attention import conv_attention
 
 NAME = "ConvAttention"
 PROJECTIONS = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
