@@ -109,6 +109,18 @@ def test_a_missing_core_says_what_to_do():
     ), done.stderr
 
 
+def test_what_needs_torch_is_imported_when_used():
+    script = (
+        "import sys; sys.modules['torch'] = None; import convbasis as cb\n"
+        "try:\n    cb.torch\nexcept ImportError as error:\n    print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    message = r'\[convbasis\.torch\] .*; expected .*pip install "convbasis\[torch\]".*; got '
+    assert re.match(message, done.stdout), done.stderr
+    with pytest.raises(AttributeError, match="no attribute 'tensorflow'"):
+        _ = cb.tensorflow
+
+
 def stub():
     """Names of the stub, and the parameters of its functions."""
     tree = ast.parse((PACKAGE / "_core.pyi").read_text())
