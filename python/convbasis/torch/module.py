@@ -33,6 +33,9 @@ class ConvAttention(nn.Module):
     num_kv_heads : int, optional
         Key and value have so many heads, shared by groups of query heads. Default `num_heads`;
         with fewer, the weights are smaller than those of ``torch.nn.MultiheadAttention``.
+    rotary_base : float, optional
+        Rotate queries and keys by their positions (RoFormer, arXiv 2104.09864), with this longest
+        wavelength over 2 pi; 10,000 is usual. Default: no rotation. The head dimension must be even.
     options, tol, on_miss, gradient
         Of every call, as in `convbasis.torch.conv_attention`.
 
@@ -44,6 +47,9 @@ class ConvAttention(nn.Module):
     Notes
     -----
     ``torch.nn.TransformerEncoderLayer`` takes it as its ``self_attn``.
+
+    With `rotary_base`, and the same vector for all positions as `query` and as `key`, the logits
+    depend on the lag alone: attention by position, one strip a head, whatever the weights learn.
 
     Examples
     --------
@@ -74,6 +80,7 @@ class ConvAttention(nn.Module):
         dtype: torch.dtype | None = None,
         *,
         num_kv_heads: int | None = None,
+        rotary_base: float | None = None,
         options: RecoverOptions | None = None,
         tol: float | None = None,
         on_miss: str = "exact",
@@ -102,6 +109,7 @@ class ConvAttention(nn.Module):
         vdim = embed_dim if vdim is None else vdim
         bias = _validate.flag(NAME, "bias", bias)
         self.head_dim = embed_dim // num_heads
+        self.rotary_base = rotary_base_of(rotary_base, self.head_dim)
         kv_dim = num_kv_heads * self.head_dim
         self.rows = embed_dim, kv_dim, kv_dim  # of the projections of query, key and value
 
@@ -190,14 +198,23 @@ class ConvAttention(nn.Module):
                 type(attn_mask).__name__,
             )
         self.check_ranks([("query", query), ("key", key), ("value", value)])
-        heads = [
+        query, key, value = (
             self.batch_swapped(projected).unflatten(-1, (-1, self.head_dim))
             for projected in self.projections(query, key, value)
-        ]
-        out = conv_attention(
-            heads[0],
-            heads[1],
-            heads[2],
+        )
+        if self.rotary_base is not None:
+            query, key = rotated(query, self.rotary_base), rotated(key, self.rotary_base)
+        out = self.attend(query, key, value, is_causal)
+        return self.batch_swapped(self.out_proj(out.flatten(-2))), None
+
+    def attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, is_causal: bool
+    ) -> torch.Tensor:
+        """Attention of projected heads, (..., seq, heads, dim)."""
+        out: torch.Tensor = conv_attention(
+            query,
+            key,
+            value,
             is_causal=is_causal,
             enable_gqa=self.num_kv_heads != self.num_heads,
             options=self.options,
@@ -206,7 +223,7 @@ class ConvAttention(nn.Module):
             gradient=self.gradient,
             layout="bshd",
         )
-        return self.batch_swapped(self.out_proj(out.flatten(-2))), None
+        return out
 
     def check_ranks(self, tensors: list[tuple[str, torch.Tensor]]) -> None:
         """All inputs with a batch, or all without."""
@@ -235,6 +252,35 @@ class ConvAttention(nn.Module):
     def batch_swapped(self, tensor: torch.Tensor) -> torch.Tensor:
         """From the caller's order of batch and seq to batch first, or back."""
         return tensor if self.batch_first or tensor.ndim == 2 else tensor.transpose(0, 1)
+
+
+def rotary_base_of(rotary_base: float | None, head_dim: int) -> float | None:
+    """The checked `rotary_base`."""
+    if rotary_base is None:
+        return None
+    base = _validate.number(NAME, "rotary_base", rotary_base)
+    if base <= 1.0:
+        raise _validate.wrong(NAME, "rotary_base", "is too small", "more than 1", rotary_base)
+    if head_dim % 2:
+        raise _validate.wrong(
+            NAME, "rotary_base", "needs an even head dimension", "an even one", head_dim
+        )
+    return base
+
+
+def rotated(heads: torch.Tensor, base: float) -> torch.Tensor:
+    """Rows of (..., seq, heads, dim) rotated by their positions: halves of a row are the two parts
+    of complex numbers.
+
+    Angles are formed in float64: those of late positions are many turns.
+    """
+    half = heads.shape[-1] // 2
+    exact = {"dtype": torch.float64, "device": heads.device}
+    positions = torch.arange(heads.shape[-3], **exact)[:, None, None]
+    angles = positions * base ** -(torch.arange(half, **exact) / half)
+    cos, sin = angles.cos().to(heads.dtype), angles.sin().to(heads.dtype)
+    re, im = heads.split(half, dim=-1)
+    return torch.cat([re * cos - im * sin, re * sin + im * cos], dim=-1)
 
 
 def check_divides(name: str, count: int, of: str, total: int) -> None:
