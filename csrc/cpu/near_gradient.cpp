@@ -43,7 +43,7 @@ void add_near_gradient(const AttentionOperator<T>& f, const LogitGradient<T>& gr
   const auto is_empty = [](const auto& range) { return range.begin == range.end; };
   if (std::all_of(blocks.begin(), blocks.end(), is_empty)) return;
   const index_t count = static_cast<index_t>(blocks.size());
-  const index_t tile_rows = panel_rows(std::max(grad.rank, channels));
+  const index_t tile_rows = panel_rows<T>(std::max(grad.rank, channels));
   const Panels<T> right(grad.right, f.columns(), grad.rank, exec);
   std::vector<Tile<T>> tiles;
   for (int worker = 0; worker < resolve_threads(exec); ++worker) tiles.emplace_back(tile_rows);
