@@ -6,16 +6,6 @@
 namespace convbasis::bindings {
 namespace {
 
-/// starts, num_bases, kernels, num_columns
-using BasisTuple = std::tuple<py::array, py::array, py::array, index_t>;
-
-template <class T>
-BasisView<T> basis_view(const BasisTuple& basis) {
-  const auto& [starts, num_bases, kernels, num_columns] = basis;
-  return {input<index_t, 3>(starts, "starts"), input<index_t, 2>(num_bases, "num_bases"),
-          input<T, 4>(kernels, "kernels"), num_columns};
-}
-
 void exact(const py::array& query, const py::array& key, const py::array& value, py::array& out,
            py::object lse, double scale, bool is_causal, const Heads& heads, int num_threads) {
   if (heads && heads->size() == 0) return;
@@ -45,19 +35,10 @@ void rows(const py::array& query, const py::array& key, const py::array& value,
 }
 
 py::dict to_dict(const ForwardReport& report, py::ssize_t batch, py::ssize_t heads) {
-  const StageSeconds& s = report.seconds;
-  py::dict seconds;
-  seconds["exp"] = s.exp;
-  seconds["transform"] = s.transform;
-  seconds["products"] = s.products;
-  seconds["inverse"] = s.inverse;
-  seconds["diagonal"] = s.diagonal;
-  seconds["normalize"] = s.normalize;
-  seconds["rows"] = s.rows;
   py::dict result;
   result["rows_exact"] = py::array_t<index_t>({batch, heads}, report.rows_exact.data());
   result["rounding_bound"] = py::array_t<double>({batch, heads}, report.rounding_bound.data());
-  result["seconds"] = seconds;
+  result["seconds"] = bindings::to_dict(report.seconds);
   result["block_lengths"] = py::cast(report.block_lengths);
   return result;
 }

@@ -10,7 +10,9 @@
 #include <string>
 #include <vector>
 
+#include "convbasis/basis.h"
 #include "convbasis/error.h"
+#include "convbasis/report.h"
 #include "convbasis/types.h"
 
 namespace convbasis::bindings {
@@ -100,6 +102,28 @@ auto run(int num_threads, F&& f) {
     if (PyErr_Occurred()) throw py::error_already_set();
     throw;
   }
+}
+
+/// starts, num_bases, kernels, num_columns
+using BasisTuple = std::tuple<py::array, py::array, py::array, index_t>;
+
+template <class T>
+BasisView<T> basis_view(const BasisTuple& basis) {
+  const auto& [starts, num_bases, kernels, num_columns] = basis;
+  return {input<index_t, 3>(starts, "starts"), input<index_t, 2>(num_bases, "num_bases"),
+          input<T, 4>(kernels, "kernels"), num_columns};
+}
+
+inline py::dict to_dict(const StageSeconds& s) {
+  py::dict seconds;
+  seconds["exp"] = s.exp;
+  seconds["transform"] = s.transform;
+  seconds["products"] = s.products;
+  seconds["inverse"] = s.inverse;
+  seconds["diagonal"] = s.diagonal;
+  seconds["normalize"] = s.normalize;
+  seconds["rows"] = s.rows;
+  return seconds;
 }
 
 /// A fresh C-contiguous array.

@@ -70,9 +70,32 @@ void require_basis(const char* function, const BasisView<T>& basis) {
   }
 }
 
+template <class T>
+void require_operands(const char* name, const BasisView<T>& lower, const BasisView<T>* upper,
+                      const View<const T, 4>& value) {
+  require_basis(name, lower);
+  const auto [batch, heads, k, n] = lower.kernels.shape;
+  if (upper != nullptr) {
+    require_basis(name, *upper);
+    require_shape(name, "upper.kernels", upper->kernels.shape,
+                  {batch, heads, upper->kernels.shape[2], n}, "to match lower.kernels");
+    require(lower.num_columns == n && upper->num_columns == n, name,
+            "num_columns is " + std::to_string(lower.num_columns) + " and " +
+                std::to_string(upper->num_columns) + "; expected n = " + std::to_string(n) +
+                " of both without a causal mask");
+  }
+  require_groups(name, heads, value.shape[1]);
+  require_shape(name, "value", value.shape,
+                {batch, value.shape[1], lower.num_columns, value.shape[3]}, "to match the basis");
+}
+
 template StripMatrix<float> head_strips(const BasisView<float>&, index_t, index_t);
 template StripMatrix<double> head_strips(const BasisView<double>&, index_t, index_t);
 template void require_basis(const char*, const BasisView<float>&);
 template void require_basis(const char*, const BasisView<double>&);
+template void require_operands(const char*, const BasisView<float>&, const BasisView<float>*,
+                               const View<const float, 4>&);
+template void require_operands(const char*, const BasisView<double>&, const BasisView<double>*,
+                               const View<const double, 4>&);
 
 }  // namespace convbasis

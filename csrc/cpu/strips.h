@@ -26,6 +26,12 @@ template <class T>
 template <class T>
 void require_basis(const char* function, const BasisView<T>& basis);
 
+/// The same of both halves (upper may be null), and that they and value (batch, kv_heads,
+/// num_columns, dv) fit each other.
+template <class T>
+void require_operands(const char* function, const BasisView<T>& lower, const BasisView<T>* upper,
+                      const View<const T, 4>& value);
+
 /// Largest logit, with the zeros of columns that no strip covers; -inf when there is none.
 template <class T>
 [[nodiscard]] T largest_logit(const StripMatrix<T>& logits, bool skip_diagonal);

@@ -27,18 +27,19 @@ except ImportError as error:
 
 from . import problems, reference
 from .attention import conv_attention, exact_attention
-from .backward import exact_attention_backward
+from .backward import conv_attention_backward, exact_attention_backward
 from .basis import ConvBasis
 from .cost_model import CostModel, break_even, cost_model, set_cost_model
 from .decompose import decompose
 from .device import build_info, cuda_available
 from .recover import RecoverOptions, recover_basis
-from .report import Report, ToleranceMissed
+from .report import BackwardReport, Report, ToleranceMissed
 from .toeplitz import conv_matmul, toeplitz_matmul
 
 __version__: str = _core.build_info()["version"]
 
 __all__ = [
+    "BackwardReport",
     "ConvBasis",
     "CostModel",
     "RecoverOptions",
@@ -48,6 +49,7 @@ __all__ = [
     "break_even",
     "build_info",
     "conv_attention",
+    "conv_attention_backward",
     "conv_matmul",
     "cost_model",
     "cuda_available",

@@ -56,6 +56,21 @@ def exact_attention_backward(
     heads: _Ints | None,
     num_threads: int,
 ) -> None: ...
+def conv_attention_backward(
+    lower: _Strips,
+    upper: _Strips | None,
+    query: _Floats,
+    key: _Floats,
+    value: _Floats,
+    grad_output: _Floats,
+    grad_query: _Floats,
+    grad_key: _Floats,
+    grad_value: _Floats,
+    scale: float,
+    through_entries: bool,
+    heads: _Ints | None,
+    num_threads: int,
+) -> dict[str, Any]: ...
 def conv_attention(
     lower: _Strips,
     upper: _Strips | None,

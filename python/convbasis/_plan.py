@@ -11,7 +11,7 @@ import numpy as np
 from ._layout import AttentionInputs
 from ._settings import ConvSettings
 from .basis import ConvBasis, Strips
-from .recover import Starts, find_starts, finite_logits, form_strips
+from .recover import RecoverOptions, Starts, find_starts, finite_logits, form_strips
 from .report import Stopwatch
 
 
@@ -45,13 +45,11 @@ def triangles(inputs: AttentionInputs) -> list[tuple[np.ndarray, np.ndarray]]:
     return [lower, (inputs.query[:, :, ::-1], inputs.key[:, :, ::-1])]
 
 
-def make_plan(
-    function: str, inputs: AttentionInputs, wanted: ConvSettings, clock: Stopwatch
-) -> Plan:
+def make_plan(inputs: AttentionInputs, wanted: ConvSettings, clock: Stopwatch) -> Plan:
     """Strips as given, or as the logits show them."""
     if wanted.bases is not None:
         return plan_given(wanted.bases, inputs.heads)
-    return plan_recovered(function, inputs, wanted, clock)
+    return plan_recovered(inputs, wanted, clock)
 
 
 def plan_given(bases: tuple[ConvBasis, ...], heads: tuple[int, int]) -> Plan:
@@ -62,30 +60,47 @@ def plan_given(bases: tuple[ConvBasis, ...], heads: tuple[int, int]) -> Plan:
     return Plan(strips, total_bases(strips), complete.reshape(heads), every, every)
 
 
-def plan_recovered(
-    function: str, inputs: AttentionInputs, wanted: ConvSettings, clock: Stopwatch
-) -> Plan:
+def plan_recovered(inputs: AttentionInputs, wanted: ConvSettings, clock: Stopwatch) -> Plan:
     """Look for strips; where k is free, heads that show more than pay are left to exact attention.
 
     Kernels are formed for the other heads only.
     """
-    parts = triangles(inputs)
     with clock("recover"):
-        found = [
-            find_starts(
-                query, key, inputs.value.shape[3], inputs.scale, wanted.options, wanted.threads
-            )
-            for query, key in parts
-        ]
+        found = starts_of(inputs, wanted.options, wanted.threads)
     complete = functools.reduce(np.logical_and, [part.complete for part in found])
     by_strips = complete if wanted.options.num_bases is None else np.ones_like(complete)
     with clock("kernels"):
-        strips = tuple(
-            form_strips(query, key, starts, by_strips, inputs.scale, wanted.threads)
-            for (query, key), starts in zip(parts, found, strict=True)
-        )
+        plan = plan_of(inputs, found, by_strips, wanted.threads)
     if wanted.check_finite:
-        finite_logits(function, strips, wanted.threads)
+        finite_logits(wanted.function, plan.strips, wanted.threads)
+    return plan
+
+
+def plan_again(
+    inputs: AttentionInputs, options: RecoverOptions, by_strips: np.ndarray, threads: int
+) -> Plan:
+    """The plan of an earlier call with these inputs and options, which ended with `by_strips`."""
+    return plan_of(inputs, starts_of(inputs, options, threads), by_strips, threads)
+
+
+def starts_of(inputs: AttentionInputs, options: RecoverOptions, threads: int) -> list[Starts]:
+    """Where strips begin, in each triangle."""
+    value_dim = inputs.value.shape[3]
+    return [
+        find_starts(query, key, value_dim, inputs.scale, options, threads)
+        for query, key in triangles(inputs)
+    ]
+
+
+def plan_of(
+    inputs: AttentionInputs, found: list[Starts], by_strips: np.ndarray, threads: int
+) -> Plan:
+    """Form the kernels of the heads `by_strips`."""
+    strips = tuple(
+        form_strips(query, key, starts, by_strips, inputs.scale, threads)
+        for (query, key), starts in zip(triangles(inputs), found, strict=True)
+    )
+    complete = functools.reduce(np.logical_and, [part.complete for part in found])
     return Plan(strips, total_bases(found), complete, by_strips, by_strips)
 
 

@@ -21,8 +21,13 @@ class Outcome:
 
     target: np.ndarray  # (batch, heads, n, d_v)
     lse: np.ndarray | None  # (batch, heads, n)
-    by_strips: np.ndarray  # (batch, heads) bool: through strips in the end; the others exactly
+    plan: Plan  # how each head was computed in the end
     report: Report | None
+
+    @property
+    def by_strips(self) -> np.ndarray:
+        """(batch, heads) bool: through strips; the others exactly."""
+        return self.plan.by_strips
 
 
 def attend(
@@ -42,11 +47,11 @@ def attend(
     clock = Stopwatch()
     if wanted.check_finite:
         with clock("check"):
-            _validate.finite("conv_attention", inputs.named(), wanted.threads)
+            _validate.finite(wanted.function, inputs.named(), wanted.threads)
     inputs = inputs.without_unseen_keys()
     if inputs.scale != wanted.scale:
         inputs = replace(inputs, scale=wanted.scale)
-    plan = make_plan("conv_attention", inputs, wanted, clock)
+    plan = make_plan(inputs, wanted, clock)
 
     sample, early = None, None
     if wanted.tol is not None or return_report:
@@ -61,7 +66,7 @@ def attend(
     forward = through_strips(inputs, plan, target, lse, wanted.threads, clock)
     exactly(inputs, ~plan.by_strips, target, lse, wanted.threads, clock)
     if sample is None:
-        return Outcome(target, lse, plan.by_strips, None)
+        return Outcome(target, lse, plan, None)
 
     with clock("estimate"):
         sample = sample.with_heavy_rows(inputs, target, wanted.threads)
@@ -74,12 +79,12 @@ def attend(
         exactly(inputs, missed, target, lse, wanted.threads, clock)
         plan = plan.without(missed)
     if not return_report:
-        return Outcome(target, lse, plan.by_strips, None)
+        return Outcome(target, lse, plan, None)
     with clock("estimate"):
         rows = None if wanted.certify else sample.rows
         logits = deviation(inputs, plan, rows, wanted.threads)
     report = account(inputs, plan, sample, verdict, strips_error, logits, forward, wanted, clock)
-    return Outcome(target, lse, plan.by_strips, report)
+    return Outcome(target, lse, plan, report)
 
 
 def misses(
@@ -88,7 +93,7 @@ def misses(
     """Heads that miss the tolerance; with ``on_miss="error"`` any of them raises."""
     missed = verdict.misses(plan, wanted.tol)
     if wanted.on_miss == "error" and missed.any():
-        raise tolerance_missed("conv_attention", inputs, verdict, missed, wanted.tol)
+        raise tolerance_missed(wanted.function, inputs, verdict, missed, wanted.tol)
     return missed
 
 

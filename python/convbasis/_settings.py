@@ -12,13 +12,12 @@ from ._layout import AttentionInputs
 from .basis import ConvBasis
 from .recover import RecoverOptions, recover_options
 
-NAME = "conv_attention"
-
 
 @dataclass(frozen=True)
 class ConvSettings:
     """Checked settings of one call."""
 
+    function: str  # named in messages
     bases: tuple[ConvBasis, ...] | None  # one a triangle; None = recover them
     scale: float  # as asked for, else that of the bases, else 1 / sqrt(d)
     options: RecoverOptions
@@ -46,55 +45,58 @@ def conv_settings(
     return_report: object,
     certify: object,
     num_threads: object,
+    function: str = "conv_attention",
 ) -> ConvSettings:
     """Check in argument order; the arrays are the caller's own, for shapes and overlap."""
     if not inputs.is_causal and inputs.key.shape[2] != inputs.query.shape[2]:
         raise _validate.wrong(
-            NAME,
+            function,
             "key",
             "differs in length from query without is_causal",
             f"{inputs.query.shape[2]} rows (exact_attention takes any number)",
             inputs.key.shape[2],
             NotImplementedError,
         )
-    bases = given_basis(basis, query, key, inputs.is_causal)
-    common = inputs.scale if bases is None else scale_of(bases, inputs, scale)
+    bases = given_basis(function, basis, query, key, inputs.is_causal)
+    common = inputs.scale if bases is None else scale_of(function, bases, inputs, scale)
     if bases is not None and options is not None:
         raise _validate.wrong(
-            NAME, "options", "is given together with basis", "one of the two", "both"
+            function, "options", "is given together with basis", "one of the two", "both"
         )
-    options = recover_options(NAME, options)
-    tol = _validate.tolerance(NAME, tol)
-    on_miss = _validate.choice(NAME, "on_miss", on_miss, ("exact", "error", "keep"))
+    options = recover_options(function, options)
+    tol = _validate.tolerance(function, tol)
+    on_miss = _validate.choice(function, "on_miss", on_miss, ("exact", "error", "keep"))
     if on_miss != "exact" and tol is None:
         raise _validate.wrong(
-            NAME, "on_miss", "is set, but nothing is judged", "a tol with it", "tol=None"
+            function, "on_miss", "is set, but nothing is judged", "a tol with it", "tol=None"
         )
-    check_finite = _validate.flag(NAME, "check_finite", check_finite)
+    check_finite = _validate.flag(function, "check_finite", check_finite)
     _validate.output(
-        NAME,
+        function,
         out,
         inputs.out_shape,
         inputs.dtype,
         [("query", query), ("key", key), ("value", value)],
     )
-    _validate.flag(NAME, "return_lse", return_lse)
-    return_report = _validate.flag(NAME, "return_report", return_report)
-    certify = _validate.flag(NAME, "certify", certify)
+    _validate.flag(function, "return_lse", return_lse)
+    return_report = _validate.flag(function, "return_report", return_report)
+    certify = _validate.flag(function, "certify", certify)
     if certify and not return_report:
         raise _validate.wrong(
-            NAME,
+            function,
             "certify",
             "is set, but no report would tell the bound",
             "return_report=True with it",
             "return_report=False",
         )
-    threads = _validate.threads(NAME, num_threads)
-    return ConvSettings(bases, common, options, tol, on_miss, check_finite, certify, threads)
+    threads = _validate.threads(function, num_threads)
+    return ConvSettings(
+        function, bases, common, options, tol, on_miss, check_finite, certify, threads
+    )
 
 
 def given_basis(
-    basis: object, query: np.ndarray, key: np.ndarray, is_causal: bool
+    function: str, basis: object, query: np.ndarray, key: np.ndarray, is_causal: bool
 ) -> tuple[ConvBasis, ...] | None:
     """The caller's basis, one ConvBasis a triangle; None when it is to be recovered."""
     if basis is None:
@@ -103,7 +105,7 @@ def given_basis(
     expected = "a ConvBasis" if is_causal else "(lower, upper), two ConvBasis"
     if not isinstance(bases, (tuple, list)) or not all(isinstance(b, ConvBasis) for b in bases):
         raise _validate.wrong(
-            NAME,
+            function,
             "basis",
             "has the wrong type",
             f"{expected}, or None",
@@ -112,18 +114,20 @@ def given_basis(
         )
     if len(bases) != (1 if is_causal else 2):
         raise _validate.wrong(
-            NAME,
+            function,
             "basis",
             f"does not fit is_causal={is_causal}",
             expected,
             f"{len(bases)} ConvBasis",
         )
     for one in bases:
-        _basis_rules.belongs(NAME, "basis", one, query, key.shape[-2])
+        _basis_rules.belongs(function, "basis", one, query, key.shape[-2])
     return tuple(bases)
 
 
-def scale_of(bases: tuple[ConvBasis, ...], inputs: AttentionInputs, scale: object) -> float:
+def scale_of(
+    function: str, bases: tuple[ConvBasis, ...], inputs: AttentionInputs, scale: object
+) -> float:
     """The one scale of the whole call: strips, sample rows and exact heads must not disagree.
 
     Scales that differ by rounding in the computing type count as the same.
@@ -136,7 +140,7 @@ def scale_of(bases: tuple[ConvBasis, ...], inputs: AttentionInputs, scale: objec
             common = basis.scale
         elif not math.isclose(common, basis.scale, rel_tol=8 * float(np.finfo(basis.dtype).eps)):
             raise _validate.wrong(
-                NAME,
+                function,
                 "basis",
                 "differs in scale from the other" if scale is None else "differs in scale",
                 f"a basis recovered with scale {common:.9g}",

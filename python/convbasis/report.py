@@ -183,6 +183,41 @@ class Report:
         return "\n".join(lines)
 
 
+@dataclass(frozen=True, eq=False)
+class BackwardReport:
+    """The account of one `conv_attention_backward` call. Arrays as in `Report`.
+
+    Attributes
+    ----------
+    gradient : str
+        ``"basis"`` or ``"attention"``.
+    num_bases : array of int
+    heads_exact : int
+    exact_mask : array of bool
+        As in `Report`.
+    rows_exact : array of int
+        Rows computed one by one because the transforms could have rounded them too coarsely.
+    seconds : dict
+        Wall-clock seconds per stage; ``total`` is the call, ``differentiate`` all of the backward
+        pass, whose stages in the core follow, summed over heads.
+    """
+
+    gradient: str
+    num_bases: Any
+    heads_exact: int
+    exact_mask: Any
+    rows_exact: Any
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain Python numbers and lists."""
+        return {entry.name: plain(getattr(self, entry.name)) for entry in fields(self)}
+
+    def to_json(self) -> str:
+        """Strict JSON."""
+        return json.dumps(self.to_dict(), allow_nan=False)
+
+
 def plain(value: Any) -> Any:
     """`value` as JSON knows it."""
     if isinstance(value, Mapping):

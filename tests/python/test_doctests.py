@@ -28,6 +28,7 @@ def test_public_functions_have_examples():
     for function in (
         cb.conv_attention,
         cb.exact_attention,
+        cb.conv_attention_backward,
         cb.exact_attention_backward,
         cb.recover_basis,
         cb.decompose,

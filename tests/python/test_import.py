@@ -19,6 +19,7 @@ PACKAGE = Path(cb.__file__).parent
 
 def test_the_public_names():
     assert set(cb.__all__) == {
+        "BackwardReport",
         "ConvBasis",
         "CostModel",
         "RecoverOptions",
@@ -28,6 +29,7 @@ def test_the_public_names():
         "break_even",
         "build_info",
         "conv_attention",
+        "conv_attention_backward",
         "conv_matmul",
         "cost_model",
         "cuda_available",

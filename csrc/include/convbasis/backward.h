@@ -2,7 +2,9 @@
 
 #include <span>
 
+#include "convbasis/basis.h"
 #include "convbasis/options.h"
+#include "convbasis/report.h"
 #include "convbasis/types.h"
 
 namespace convbasis {
@@ -29,5 +31,42 @@ void exact_attention_backward(View<const T, 4> query, View<const T, 4> key, View
                               View<T, 4> grad_key, View<T, 4> grad_value,
                               const AttentionOptions& options = {},
                               std::span<const index_t> heads = {}, const Exec& exec = {});
+
+/// Which gradient of attention through strips.
+enum class Gradient {
+  /// The exact derivative of the approximate function: the kernels of the logits are taken as the
+  /// products of query rows with the keys at the strips' starts, which are held fixed. About three
+  /// times the cost of the forward pass.
+  basis,
+  /// The gradient of exact attention, with the softmax replaced by its approximation (Conv-Basis,
+  /// arXiv 2405.05219, the theorem on training): a product of the strips with d * (dv + 1) channels
+  /// for dQ, and as many transposed ones for dK.
+  attention
+};
+
+/// What conv_attention_backward did.
+struct BackwardReport {
+  std::vector<index_t> rows_exact;  ///< (batch, heads): rows computed one by one
+  StageSeconds seconds;             ///< normalize includes the forward pass's own
+};
+
+/// Gradients of conv_attention by query, key and value, given grad_output = dL/dY.
+///
+/// lower, upper and value as conv_attention takes them; query (batch, heads, n, d) and
+/// key (batch, kv_heads, num_columns, d) are what the logits were recovered from, with `scale`;
+/// grad_output (batch, heads, n, dv). grad_query has the shape of query and is written for the
+/// listed heads; grad_key and grad_value have the shapes of key and value, and gradients are added
+/// to what they hold, over the listed query heads of a shared key head in order. `heads` as in
+/// exact_attention_backward.
+///
+/// Rows that rounding spoiled in the forward pass are computed one by one, in O(n d). The forward
+/// pass is run again; memory O(k n + n d). Results do not depend on the number of threads.
+template <class T>
+BackwardReport conv_attention_backward(const BasisView<T>& lower, const BasisView<T>* upper,
+                                       View<const T, 4> query, View<const T, 4> key,
+                                       View<const T, 4> value, View<const T, 4> grad_output,
+                                       View<T, 4> grad_query, View<T, 4> grad_key,
+                                       View<T, 4> grad_value, double scale, Gradient gradient,
+                                       std::span<const index_t> heads = {}, const Exec& exec = {});
 
 }  // namespace convbasis
