@@ -40,6 +40,7 @@ from .device import build_info, cuda_available
 from .recover import RecoverOptions, recover_basis
 from .report import BackwardReport, Report, ToleranceMissed
 from .toeplitz import conv_matmul, toeplitz_matmul
+from .training import attention_loss
 
 __version__: str = _core.build_info()["version"]
 
@@ -51,6 +52,7 @@ __all__ = [
     "Report",
     "ToleranceMissed",
     "__version__",
+    "attention_loss",
     "break_even",
     "build_info",
     "conv_attention",

@@ -28,6 +28,7 @@ def test_examples(name):
 def test_public_functions_have_examples():
     finder = doctest.DocTestFinder()
     for function in (
+        cb.attention_loss,
         cb.conv_attention,
         cb.exact_attention,
         cb.conv_attention_backward,

@@ -26,6 +26,7 @@ def test_the_public_names():
         "Report",
         "ToleranceMissed",
         "__version__",
+        "attention_loss",
         "break_even",
         "build_info",
         "conv_attention",
