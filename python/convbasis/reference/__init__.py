@@ -8,21 +8,28 @@ Notation, used in every module. Indices start at 0: ``i`` a query row, ``j`` a k
 ``t = i - j`` the lag, ``r`` a strip. ``n`` rows, ``d`` the head dimension, ``k`` strips,
 ``T`` the window, ``H`` the logits ``scale * Q K^T``.
 
-=================== =========================================================================
-``attention``       softmax attention, causal or not, with the log-sum-exp of every row
-``conv``            ``conv(a, m)``, bases in strip form and in difference form, exp, row sums
-``recover``         the starts and kernels of a basis from a few columns of the logits
-``conv_attention``  attention through a basis
-``backward``        gradients of attention, exact and through a basis
-``training``        the paper's training problem: its loss and gradient
-``bounds``          what a deviation of the logits can do to the output
-=================== =========================================================================
+======================== =====================================================================
+``attention``            softmax attention, causal or not, with the log-sum-exp of every row
+``conv``                 ``conv(a, m)``, bases in strip form and in difference form, exp, row sums
+``recover``              the starts and kernels of a basis from a few columns of the logits
+``conv_attention``       attention through a basis
+``backward``             gradients of attention, exact and through a basis
+``training``             the paper's training problem: its loss and gradient
+``bounds``               what a deviation of the logits can do to the output
+``polynomial``           polynomials of least relative error in place of exp
+``features``             features whose inner product is a polynomial of the logit
+``polynomial_attention`` attention with a polynomial in place of exp
+``bounded_entries``      whether an input's entries are small enough for that
+``masked_product``       ``(W o U1 U2^T) V`` for masks with structure, without an n x n array
+======================== =====================================================================
 
 References
 ----------
 Liang, Liu, Shi, Song, Xu, Yin et al., *Conv-Basis: A New Paradigm for Efficient Attention
 Inference and Gradient Computation in Transformers*, arXiv:2405.05219, Findings of EMNLP 2025.
 Called "Conv-Basis" in the docstrings.
+
+Alman and Song, *Fast Attention Requires Bounded Entries*, arXiv:2302.13214. Called "AS23".
 """
 
 from .attention import (
@@ -38,6 +45,7 @@ from .backward import (
     kernel_gradient,
     logit_gradient,
 )
+from .bounded_entries import BoundedEntries, bounded_entries
 from .bounds import (
     a_posteriori_bound,
     is_non_degenerate,
@@ -57,11 +65,44 @@ from .conv import (
     row_sums,
 )
 from .conv_attention import conv_attention, conv_logits
+from .features import (
+    feature_count,
+    key_features,
+    multi_indices,
+    query_features,
+    shifted_polynomial,
+)
+from .masked_product import (
+    causal_product,
+    distinct_columns_product,
+    distinct_rows_product,
+    longformer_product,
+    masked_product,
+    row_change_product,
+    row_window_product,
+    sliding_window_product,
+)
+from .polynomial import (
+    exp_polynomial,
+    polynomial_degree,
+    polynomial_error,
+    taylor_polynomial,
+)
+from .polynomial_attention import (
+    PolynomialAttention,
+    large_entries,
+    mean_key,
+    polynomial_attention,
+    polynomial_bound,
+    row_middles,
+)
 from .recover import recover, recover_logits, search_bisect, search_scan
 from .training import attention_loss
 
 __all__ = [
     "Basis",
+    "BoundedEntries",
+    "PolynomialAttention",
     "a_posteriori_bound",
     "attention",
     "attention_backward",
@@ -69,6 +110,8 @@ __all__ = [
     "attention_loss",
     "attention_weights",
     "basis_to_dense",
+    "bounded_entries",
+    "causal_product",
     "conv",
     "conv_attention",
     "conv_attention_backward",
@@ -76,19 +119,40 @@ __all__ = [
     "decompose",
     "differences",
     "differences_to_dense",
+    "distinct_columns_product",
+    "distinct_rows_product",
     "exp_basis",
     "exp_differences",
+    "exp_polynomial",
+    "feature_count",
     "is_non_degenerate",
     "kernel_gradient",
+    "key_features",
+    "large_entries",
     "logit_deviation",
     "logit_gradient",
+    "longformer_product",
+    "masked_product",
     "masked_softmax",
+    "mean_key",
+    "multi_indices",
     "non_degeneracy",
+    "polynomial_attention",
+    "polynomial_bound",
+    "polynomial_degree",
+    "polynomial_error",
+    "query_features",
     "recover",
     "recover_logits",
+    "row_change_product",
+    "row_middles",
     "row_sums",
+    "row_window_product",
     "search_bisect",
     "search_scan",
+    "shifted_polynomial",
+    "sliding_window_product",
+    "taylor_polynomial",
     "theorem_bound",
     "visible",
 ]
