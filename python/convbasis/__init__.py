@@ -30,7 +30,7 @@ except ImportError as error:
         f"the package at {__path__[0]!r}"
     ) from error
 
-from . import problems, reference
+from . import masks, problems, reference
 from .attention import conv_attention, exact_attention
 from .backward import conv_attention_backward, exact_attention_backward
 from .basis import ConvBasis
@@ -63,6 +63,7 @@ __all__ = [
     "decompose",
     "exact_attention",
     "exact_attention_backward",
+    "masks",
     "problems",
     "recover_basis",
     "reference",

@@ -37,6 +37,7 @@ def test_the_public_names():
         "decompose",
         "exact_attention",
         "exact_attention_backward",
+        "masks",
         "problems",
         "recover_basis",
         "reference",
