@@ -128,7 +128,8 @@ def row_window_product(
     products = U2[:, :, None] * V[:, None, :]
     out = np.zeros((len(U1), V.shape[1]))
     if method == "prefix":
-        sums = np.concatenate([np.zeros_like(products[:1]), np.cumsum(products, axis=0)])
+        sums = np.zeros((len(U2) + 1, *products.shape[1:]))
+        np.cumsum(products, axis=0, out=sums[1:])
         for i in range(len(U1)):
             out[i] = U1[i] @ (sums[stop[i]] - sums[start[i]])
         return out
