@@ -48,7 +48,7 @@ The exit code is 0 whether or not targets are met.
 EPILOG = """\
 examples:
   convbasis bench --quick                           under a minute, n up to 16,384
-  convbasis bench > table.md                        five minutes or so, n up to 262,144
+  convbasis bench > table.md                        eight minutes or so, n up to 262,144
   convbasis bench --quick --json bench.json --plot bench.png
   convbasis bench --num-threads 1 --dtype float64 --head-dim 128
 
