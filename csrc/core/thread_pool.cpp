@@ -27,8 +27,9 @@ using Clock = std::chrono::steady_clock;
 constexpr int kMaxThreads = 1024;
 constexpr auto kPollPeriod = std::chrono::milliseconds(50);
 /// How long a thread looks for what it waits for before it sleeps: the loops of one call follow
-/// each other faster than the system wakes a thread.
-constexpr auto kLookPeriod = std::chrono::microseconds(100);
+/// each other faster than the system wakes a thread, and so do the calls that one from Python
+/// makes.
+constexpr auto kLookPeriod = std::chrono::microseconds(500);
 
 /// Whether `is_there` came true in that time.
 template <class Condition>

@@ -12,9 +12,14 @@ Start with `conv_attention`; `exact_attention` is the same without any approxima
 - ``num_threads=None`` means all cores this process may use. The environment is not read, and
   results do not depend on the number.
 
+``convbasis.torch`` has the same for PyTorch, with gradients; it is imported when first used.
+
 Source of the method: Liang, Liu, Shi, Song, Xu, Yin et al., *Conv-Basis: A New Paradigm for
 Efficient Attention Inference and Gradient Computation in Transformers*, arXiv 2405.05219.
 """
+
+import importlib
+from typing import Any
 
 try:
     from . import _core
@@ -35,6 +40,7 @@ from .device import build_info, cuda_available
 from .recover import RecoverOptions, recover_basis
 from .report import BackwardReport, Report, ToleranceMissed
 from .toeplitz import conv_matmul, toeplitz_matmul
+from .training import attention_loss
 
 __version__: str = _core.build_info()["version"]
 
@@ -46,6 +52,7 @@ __all__ = [
     "Report",
     "ToleranceMissed",
     "__version__",
+    "attention_loss",
     "break_even",
     "build_info",
     "conv_attention",
@@ -62,3 +69,10 @@ __all__ = [
     "set_cost_model",
     "toeplitz_matmul",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What needs another library is imported when it is first used."""
+    if name == "torch":
+        return importlib.import_module("convbasis.torch")
+    raise AttributeError(f"module 'convbasis' has no attribute {name!r}")

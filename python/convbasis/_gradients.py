@@ -8,8 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import _core
+from ._judge import deviation
 from ._layout import AttentionInputs
 from ._plan import Plan, plan_again
+from ._settings import ConvSettings
+from .estimate import strata, stratified_rows
 from .recover import RecoverOptions
 from .report import BackwardReport, Stopwatch
 
@@ -68,14 +71,57 @@ def differentiate(
 
 
 def backward_report(
-    inputs: AttentionInputs, plan: Plan, gradient: str, found: Gradients, clock: Stopwatch
+    inputs: AttentionInputs,
+    plan: Plan,
+    grad_output: np.ndarray,
+    gradient: str,
+    found: Gradients,
+    wanted: ConvSettings,
+    clock: Stopwatch,
 ) -> BackwardReport:
     """The account of a call, in the caller's shapes."""
+    exact, restore = ~plan.by_strips, inputs.restore
+    with clock("bound"):
+        rows = (
+            None if wanted.certify else stratified_rows(strata(inputs.query.shape[2]), exact.shape)
+        )
+        largest = deviation(inputs.without_unseen_keys(), plan, rows, wanted.threads)
+        bounds = error_bounds(inputs, grad_output, np.where(exact, 0.0, largest))
+    if gradient == "basis":  # another function's gradient by query and key
+        bounds[~exact, :2] = np.nan
     return BackwardReport(
         gradient=gradient,
-        num_bases=inputs.restore(plan.num_bases),
-        heads_exact=int((~plan.by_strips).sum()),
-        exact_mask=inputs.restore(~plan.by_strips),
-        rows_exact=inputs.restore(found.rows_exact),
+        num_bases=restore(plan.num_bases),
+        heads_exact=int(exact.sum()),
+        exact_mask=restore(exact),
+        logit_deviation=restore(largest),
+        error_bound=restore(bounds),
+        certified=wanted.certify,
+        rows_exact=restore(found.rows_exact),
         seconds=clock.stages(),
     )
+
+
+def error_bounds(
+    inputs: AttentionInputs, grad_output: np.ndarray, largest: np.ndarray
+) -> np.ndarray:
+    """What logits that deviate by `largest` may do to each gradient, (batch, heads, 3). O(n d).
+
+    Bounds of the sum of |entries|, by query, key and value: rows of f sum to 1, so that a bound of
+    each entry of dS, ``(exp(4 dev) - 1) f R`` with R_i the range of ``dY_i . V_j``, needs no f.
+    """
+    group = inputs.query.shape[1] // max(inputs.key.shape[1], 1)
+
+    def of_head(key_head: np.ndarray) -> np.ndarray:
+        return np.repeat(key_head, group, axis=1)
+
+    largest_key = of_head(np.abs(inputs.key).sum(-1, dtype=np.float64).max(-1, initial=0.0))
+    values = np.square(inputs.value, dtype=np.float64).sum(-1).max(-1, initial=0.0)
+    sizes = np.sqrt(np.square(grad_output, dtype=np.float64).sum(-1))
+    ranges = 2.0 * sizes * of_head(np.sqrt(values))[..., None]
+    scores = inputs.scale * np.expm1(4.0 * largest)
+    by_query = abs(scores) * ranges.sum(-1) * largest_key
+    queries = np.abs(inputs.query).sum(-1, dtype=np.float64)
+    by_key = abs(scores) * (ranges * queries).sum(-1)
+    by_value = np.expm1(2.0 * largest) * np.abs(grad_output).sum((-2, -1), dtype=np.float64)
+    return np.stack([by_query, by_key, by_value], axis=-1)

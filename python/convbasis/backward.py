@@ -35,6 +35,7 @@ def conv_attention_backward(
     gradient: str = "basis",
     check_finite: bool = True,
     return_report: bool = False,
+    certify: bool = False,
     num_threads: int | None = None,
 ) -> Any:
     """Gradients of `conv_attention` in almost linear time.
@@ -57,7 +58,10 @@ def conv_attention_backward(
         gradient of exact attention when the strips do. The two are gradients of different
         functions and differ even then.
     return_report : bool
-        Return also a `BackwardReport`.
+        Return also a `BackwardReport`, with bounds of the error.
+    certify : bool
+        Measure the deviation of every logit for the report, O(n^2 d) time, so that these bounds are
+        certificates (rounding apart) and not estimates.
     attn_mask, dropout_p, is_causal, scale, enable_gqa, basis, options, tol, on_miss
         As in `conv_attention`, of whose forward pass this is the backward pass. With a given
         `basis`, its kernels count as those products, whatever they were made from. With `tol` the
@@ -114,7 +118,6 @@ def conv_attention_backward(
     )
     grad = _layout.output_gradient(name, grad_output, inputs)
     gradient = _validate.choice(name, "gradient", gradient, GRADIENTS)
-    return_report = _validate.flag(name, "return_report", return_report)
     wanted = conv_settings(
         inputs,
         query,
@@ -128,8 +131,8 @@ def conv_attention_backward(
         check_finite=check_finite,
         out=None,
         return_lse=False,
-        return_report=False,
-        certify=False,
+        return_report=return_report,
+        certify=certify,
         num_threads=num_threads,
         function=name,
     )
@@ -142,7 +145,7 @@ def conv_attention_backward(
         plan = make_plan(inputs.without_unseen_keys(), wanted, clock)
     else:
         with clock("judge"):
-            plan = attend(inputs, replace(wanted, check_finite=False)).plan
+            plan = attend(inputs, replace(wanted, check_finite=False, certify=False)).plan
     with clock("differentiate"):
         found = differentiate(inputs, plan, grad, gradient, wanted.threads)
     results = tuple(
@@ -153,7 +156,7 @@ def conv_attention_backward(
         return results
     for stage, seconds in found.seconds.items():
         clock.add(stage, seconds)
-    return (*results, backward_report(inputs, plan, gradient, found, clock))
+    return (*results, backward_report(inputs, plan, grad, gradient, found, wanted, clock))
 
 
 def exact_attention_backward(

@@ -195,6 +195,16 @@ class BackwardReport:
     heads_exact : int
     exact_mask : array of bool
         As in `Report`.
+    logit_deviation : array of float
+        As in `Report`.
+    error_bound : array of float, shape (..., 3)
+        Bounds of what that deviation does to the gradients by query, key and value, compared with
+        those of exact attention: each of the sum of the absolute deviations of all entries (of this
+        head's part, where query heads share a key head). Rounding apart, a certificate when
+        `certified`, else an estimate. NaN for query and key with ``"basis"``, which is the
+        gradient of another function; 0 for heads computed exactly.
+    certified : bool
+        Whether `logit_deviation` covers every entry.
     rows_exact : array of int
         Rows computed one by one because the transforms could have rounded them too coarsely.
     seconds : dict
@@ -206,11 +216,14 @@ class BackwardReport:
     num_bases: Any
     heads_exact: int
     exact_mask: Any
+    logit_deviation: Any
+    error_bound: Any
+    certified: bool
     rows_exact: Any
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain Python numbers and lists."""
+        """Plain Python numbers and lists; NaN as None."""
         return {entry.name: plain(getattr(self, entry.name)) for entry in fields(self)}
 
     def to_json(self) -> str:

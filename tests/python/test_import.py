@@ -19,15 +19,18 @@ PACKAGE = Path(cb.__file__).parent
 
 def test_the_public_names():
     assert set(cb.__all__) == {
+        "BackwardReport",
         "ConvBasis",
         "CostModel",
         "RecoverOptions",
         "Report",
         "ToleranceMissed",
         "__version__",
+        "attention_loss",
         "break_even",
         "build_info",
         "conv_attention",
+        "conv_attention_backward",
         "conv_matmul",
         "cost_model",
         "cuda_available",
@@ -105,6 +108,18 @@ def test_a_missing_core_says_what_to_do():
     assert re.match(
         r"\[convbasis\] .*convbasis\._core.*; expected .*pip install \.'.*; got ", done.stdout
     ), done.stderr
+
+
+def test_what_needs_torch_is_imported_when_used():
+    script = (
+        "import sys; sys.modules['torch'] = None; import convbasis as cb\n"
+        "try:\n    cb.torch\nexcept ImportError as error:\n    print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    message = r'\[convbasis\.torch\] .*; expected .*pip install "convbasis\[torch\]".*; got '
+    assert re.match(message, done.stdout), done.stderr
+    with pytest.raises(AttributeError, match="no attribute 'tensorflow'"):
+        _ = cb.tensorflow
 
 
 def stub():

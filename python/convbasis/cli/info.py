@@ -20,7 +20,7 @@ OPTIONAL = {
     "rich": "progress bars",
     "ml_dtypes": "bfloat16 arrays",
     "scipy": "FFT methods to compare with in 'convbasis bench'",
-    "torch": "the baseline of 'convbasis bench', and of 'demo'",
+    "torch": "convbasis.torch, and the baseline of 'convbasis bench' and 'demo'",
     "transformers": "examples/real_model.py",
 }
 
