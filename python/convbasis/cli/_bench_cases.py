@@ -70,7 +70,7 @@ QUICK_TABLE = (
     Contest("product", 16384, 16, PRODUCTS, {PRODUCT: Target(15)}),
     Contest("product", 16384, 64, PRODUCTS, {PRODUCT: Target(25)}),
     Contest("attention", 4096, 4, (*FAST, PLAIN), {CONV: Target(12), EXACT: AS_FAST}),
-    Contest("attention", 4096, 512, FAST, {CONV: Target(1.3)}, demands_strips=True),
+    Contest("attention", 4096, 512, (CONV, TORCH, EXACT), {CONV: Target(1.3)}),
     Contest("attention", 16384, 16, FAST, {CONV: Target(35), EXACT: AS_FAST}),
     Contest("backward", 16384, 16, (FORWARD, BASIS), {BASIS: Target(1 / 4)}, against=FORWARD),
     Contest("backward", 16384, 16, (BASIS, TORCH), {BASIS: Target(20)}),
