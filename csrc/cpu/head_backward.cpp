@@ -2,11 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <optional>
 
 #include "cpu/attention_gradient.h"
 #include "cpu/blas.h"
-#include "cpu/kernel_gradient.h"
+#include "cpu/rows.h"
 #include "cpu/spoiled_rows.h"
 #include "cpu/strip_operator.h"
 
@@ -88,6 +89,7 @@ HeadBackward<T>::HeadBackward(const StripMatrix<T>& lower, const StripMatrix<T>*
 template <class T>
 void HeadBackward<T>::run(Gradient gradient, const View<T, 2>& grad_query,
                           const View<T, 2>& grad_key, const View<T, 2>& grad_value) {
+  run_forward(gradient);
   divide_by_sums();
   grad_query_ = zeros<T>(rows_ * head_dim_);
   grad_key_ = zeros<T>(keys_ * head_dim_);
@@ -105,15 +107,26 @@ void HeadBackward<T>::run(Gradient gradient, const View<T, 2>& grad_query,
   add_share(seconds, forward_.seconds, 1);
 }
 
-/// The forward pass; then what both gradients need of each row.
+/// The forward pass, and which rows the products of the backward pass can take.
+template <class T>
+void HeadBackward<T>::run_forward(Gradient gradient) {
+  const index_t channels = forward_.channels(), value_dim = grad_output_.shape[1];
+  output_ = zeros<T>(rows_ * channels);
+  forward_.run({output_.data(), {rows_, value_dim}, {channels, 1}}, {});
+  std::optional<Schedule> far;
+  if (gradient == Gradient::attention) {
+    near_ = choose_near(forward_, head_dim_, value_dim, model_);
+    if (near_ < rows_) far = far_schedule(rows_, near_);
+  }
+  forward_.judge_products(far ? &*far : nullptr);
+  rows_exact = forward_.rows_exact;
+}
+
+/// What both gradients need of each row.
 template <class T>
 void HeadBackward<T>::divide_by_sums() {
   const Kernels<T>& simd = kernels<T>();
-  const index_t channels = forward_.channels(), dim = grad_output_.shape[1];
-  Buffer<T> output = zeros<T>(rows_ * channels);
-  forward_.run({output.data(), {rows_, dim}, {channels, 1}}, {});
-  rows_exact = forward_.rows_exact;
-
+  const index_t channels = forward_.channels();
   StageTimer timer(seconds.normalize);
   const index_t tasks = ceil_div(rows_, kRowsPerTask);
   const auto each_row = [&](const auto& visit) {
@@ -129,6 +142,7 @@ void HeadBackward<T>::divide_by_sums() {
   scale_to_one(simd.max_magnitude(peaks.data(), tasks));
 
   const Buffer<double> inverse = forward_.inverse_sums();
+  largest_share_ = *std::max_element(inverse.data(), inverse.data() + rows_);
   const auto unscale = static_cast<double>(forward_.values().unscale);
   delta_.resize(static_cast<std::size_t>(rows_));
   delta_shares_.resize(static_cast<std::size_t>(rows_));
@@ -139,13 +153,14 @@ void HeadBackward<T>::divide_by_sums() {
     std::copy_n(grad_rows_.row(i), channels, grad);
     simd.scale(grad, unit_, channels);
     T dot = 0;
-    simd.dots({grad, channels}, 1, output.data() + i * channels, channels, T(1), &dot);
+    simd.dots({grad, channels}, 1, output_.data() + i * channels, channels, T(1), &dot);
     const auto at = static_cast<std::size_t>(i);
     delta_[at] = static_cast<double>(dot) / unscale;
     delta_shares_[at] = delta_[at] * inverse[i];
     std::copy_n(grad, channels, share);
     simd.scale(share, static_cast<T>(inverse[i]), channels);
   });
+  output_ = {};
 }
 
 /// Chooses unit_, a power of two that does not overflow, nor does its inverse.
@@ -181,18 +196,52 @@ void HeadBackward<T>::add_spoiled_rows(const Consume& consume) {
                               {grad_value_.data(), channels}, exec_, consume);
 }
 
+/// Shares of rows with small sums are large: where their products with values could overflow,
+/// shares and, in a copy, values are multiplied by powers of two.
+template <class T>
+Unscale<T> HeadBackward<T>::scale_for_products(Buffer<T>& scaled) {
+  // Exponents that leave room for the products of two spectra, of a third and two thirds of it.
+  constexpr int kMost = std::numeric_limits<T>::max_exponent / 2 - 4, kOfValues = kMost / 3;
+  const Kernels<T>& simd = kernels<T>();
+  const auto& peaks = forward_.values().peaks;
+  const T peak = simd.max_magnitude(peaks.data(), static_cast<index_t>(peaks.size()));
+  int of_shares = 0, of_values = 0;
+  std::frexp(largest_share_, &of_shares);
+  if (std::isfinite(peak)) std::frexp(peak, &of_values);
+  if (of_shares + of_values <= kMost) return {};
+  of_shares = std::max(of_shares - (kMost - kOfValues), 0);
+  of_values = std::max(of_values - kOfValues, 0);
+
+  const index_t channels = forward_.channels();
+  scaled = Buffer<T>(keys_ * channels);
+  for_each_row(exec_, keys_, [&](index_t j) {
+    std::copy_n(forward_.values().rows.row(j), channels, scaled.data() + j * channels);
+    simd.scale(scaled.data() + j * channels, std::ldexp(T(1), -of_values), channels);
+  });
+  for_each_row(exec_, rows_, [&](index_t i) {
+    simd.scale(shares_.data() + i * channels, std::ldexp(T(1), -of_shares), channels);
+    double& delta = delta_shares_[static_cast<std::size_t>(i)];
+    delta = std::ldexp(delta, -of_shares - of_values);
+  });
+  return {std::ldexp(T(1), of_shares), std::ldexp(T(1), of_values)};
+}
+
 /// The exact derivative of the approximate function: only start columns of the logits count.
 template <class T>
 void HeadBackward<T>::differentiate_kernels() {
   const index_t channels = forward_.channels();
-  const Rows<const T> shares{shares_.data(), channels}, values = forward_.values().rows;
+  Buffer<T> scaled;
+  const Unscale<T> unscale = scale_for_products(scaled);
+  const Rows<const T> shares{shares_.data(), channels},
+      values = scaled.size() > 0 ? Rows<const T>{scaled.data(), channels} : forward_.values().rows;
   const auto& halves = forward_.halves();
-  KernelGradient<T> lower(halves[0], values, shares, delta_shares_, channels, exec_, seconds);
+  KernelGradient<T> lower(halves[0], values, shares, delta_shares_, unscale, channels, exec_,
+                          seconds);
   std::optional<KernelGradient<T>> upper;
   if (halves.size() > 1) {
     const std::vector<double> deltas(delta_shares_.rbegin(), delta_shares_.rend());
-    upper.emplace(halves[1], reversed(values, rows_), reversed(shares, rows_), deltas, channels,
-                  exec_, seconds);
+    upper.emplace(halves[1], reversed(values, rows_), reversed(shares, rows_), deltas, unscale,
+                  channels, exec_, seconds);
   }
   Buffer<T> backwards(keys_);
   add_spoiled_rows([&](std::span<const index_t> rows, Rows<const T> grads) {
@@ -221,8 +270,7 @@ void HeadBackward<T>::differentiate_kernels() {
 template <class T>
 void HeadBackward<T>::differentiate_entries() {
   const index_t channels = forward_.channels(), value_dim = grad_output_.shape[1];
-  const index_t near = choose_near(forward_, head_dim_, value_dim, model_);
-  const StripOperator<T> f(forward_, near, exec_);
+  const StripOperator<T> f(forward_, near_, exec_);
   const GradientSums<T> sums{{grad_query_.data(), head_dim_},
                              {grad_key_.data(), head_dim_},
                              {grad_value_.data(), channels}};

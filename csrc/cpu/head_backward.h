@@ -2,6 +2,7 @@
 
 #include "convbasis/backward.h"
 #include "cpu/head_forward.h"
+#include "cpu/kernel_gradient.h"
 
 namespace convbasis {
 
@@ -22,9 +23,11 @@ class HeadBackward {
   index_t rows_exact = 0;
 
  private:
+  void run_forward(Gradient gradient);
   void divide_by_sums();
   void scale_to_one(T peak);
   void multiply_transposed();
+  [[nodiscard]] Unscale<T> scale_for_products(Buffer<T>& scaled);
   void differentiate_kernels();
   void differentiate_entries();
   template <class Consume>
@@ -38,6 +41,8 @@ class HeadBackward {
   HeadForward<T> forward_;
   Buffer<T> query_copy_, key_copy_, grad_copy_;
   Rows<const T> query_rows_, key_rows_, grad_rows_;
+  index_t near_ = 0;  // rows of the near blocks of Gradient::attention
+  Buffer<T> output_;
   // Gradients are formed of grad_output * unit_, whose largest entry is about 1, and of the values
   // as forward_ scaled them.
   T unit_ = 1;
@@ -45,6 +50,7 @@ class HeadBackward {
   std::vector<double> delta_;         // grads_ . output of each row
   Buffer<T> shares_;                  // grads_ / row sum, 0 for rows that are spoiled
   std::vector<double> delta_shares_;  // delta_ / row sum
+  double largest_share_ = 0;          // 1 / (smallest row sum)
   Buffer<T> grad_query_, grad_key_, grad_value_;
 };
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "cpu/tiles.h"
 
@@ -23,9 +24,8 @@ constexpr double kSteadyLoss = 0.15, kUsualLoss = 4;
 
 /// out: where the numerator may be formed, if it has a place for each channel.
 template <class T>
-void run_half(Half<T>& half, const View<T, 2>& out, Rows<const T> value,
-              std::span<const double> norms, index_t channels, const CostModel& model,
-              const Exec& exec, StageSeconds& seconds) {
+void run_half(Half<T>& half, const View<T, 2>& out, Rows<const T> value, index_t channels,
+              const CostModel& model, const Exec& exec, StageSeconds& seconds) {
   const StripMatrix<T>& weights = half.weights.matrix;
   const StripLayout& layout = weights.layout;
   half.schedule = choose_schedule(layout, channels, model);
@@ -39,7 +39,6 @@ void run_half(Half<T>& half, const View<T, 2>& out, Rows<const T> value,
   StageTimer timer(seconds.normalize);
   half.row_sums = Buffer<double>(layout.rows);
   sum_rows(weights, exec, half.row_sums.data());
-  half.rounding = rounding_of_blocks(weights, half.schedule, norms, channels, exec);
 }
 
 }  // namespace
@@ -85,16 +84,15 @@ void HeadForward<T>::run(const View<T, 2>& out, const View<T, 1>& lse) {
     for (std::size_t i = 0; i < halves_.size(); ++i)
       halves_[i].weights = exponentiate(halves_[i].logits, shift_, i > 0, exec_);
   }
-  run_half(halves_[0], out, values_.rows, values_.norms, channels_, model_, exec_, seconds);
+  run_half(halves_[0], out, values_.rows, channels_, model_, exec_, seconds);
   if (halves_.size() > 1) {
     const Rows<const T> reversed{values_.rows.row(rows_ - 1), -values_.rows.stride};
-    const std::vector<double> norms(values_.norms.rbegin(), values_.norms.rend());
-    run_half(halves_[1], {}, reversed, norms, channels_, model_, exec_, seconds);
+    run_half(halves_[1], {}, reversed, channels_, model_, exec_, seconds);
   }
   {
     StageTimer timer(seconds.normalize);
     find_peaks();
-    find_steady_loss();
+    find_steady_loss(nullptr);
     divide(out, lse);
   }
   StageTimer timer(seconds.rows);
@@ -117,11 +115,12 @@ void HeadForward<T>::sum_spoiled_rows(const View<T, 2>& out, const View<T, 1>& l
 }
 
 template <class T>
-void HeadForward<T>::find_steady_loss() {
+void HeadForward<T>::find_steady_loss(const Schedule* other) {
   index_t terms = 0;
   for (const Half<T>& half : halves_)
-    for (const Level& level : half.schedule.levels)
-      terms = std::max(terms, most_pieces(half.weights.matrix.layout, level));
+    for (const Schedule* schedule : {&half.schedule, other})
+      for (const Level& level : schedule != nullptr ? schedule->levels : std::vector<Level>{})
+        terms = std::max(terms, most_pieces(half.weights.matrix.layout, level));
   steady_loss_ = (kUsualLoss + kSteadyLoss * static_cast<double>(terms)) *
                  static_cast<double>(std::numeric_limits<T>::epsilon());
 }
@@ -138,28 +137,37 @@ void HeadForward<T>::find_peaks() {
   if (halves_.size() > 1) std::fill(peaks_.begin(), peaks_.end(), peak);
 }
 
-/// Absolute error that rounding may have left in row i, from the estimates of its blocks.
+/// Of products of each half with rows of these norms, in its own blocks or those of `other`.
 template <class T>
-double HeadForward<T>::rounding_of_row(index_t i) const {
-  const auto of_half = [&](std::size_t half, index_t row) {
-    const index_t block = row / halves_[half].schedule.diagonal;
-    return halves_[half].rounding[static_cast<std::size_t>(block)];
-  };
-  return halves_.size() > 1 ? std::hypot(of_half(0, i), of_half(1, rows_ - 1 - i)) : of_half(0, i);
+std::vector<BlockRounding> HeadForward<T>::estimate_rounding(const Schedule* other,
+                                                             std::vector<double> norms) const {
+  std::vector<BlockRounding> rounding;
+  for (const Half<T>& half : halves_) {
+    const Schedule& schedule = other != nullptr ? *other : half.schedule;
+    rounding.push_back({schedule.diagonal, rounding_of_blocks(half.weights.matrix, schedule, norms,
+                                                              channels_, exec_)});
+    std::reverse(norms.begin(), norms.end());
+  }
+  return rounding;
 }
 
-/// The same relative to the mean of the row.
+/// What rounding may have left in row i of a product, relative to `size`, the root mean square of
+/// the row; the largest number that it sees is `peak`.
 template <class T>
-double HeadForward<T>::relative_rounding(index_t i, double sum, const T* mean) const {
-  const auto peak = static_cast<double>(peaks_[static_cast<std::size_t>(i)]);
+double HeadForward<T>::relative_rounding(index_t i, const std::vector<BlockRounding>& rounding,
+                                         double peak, double size) const {
   if (peak == 0) return 0;
+  const auto of_half = [&](std::size_t half, index_t row) {
+    return rounding[half].errors[static_cast<std::size_t>(row / rounding[half].block)];
+  };
+  const double sum = row_sum(i);
   // Weights and products that underflow are lost: at most one smallest normal number a key.
   const double lost =
       static_cast<double>(rows_) * static_cast<double>(std::numeric_limits<T>::min());
-  const double size =
-      kernels<T>().norm(mean, channels_) / std::sqrt(static_cast<double>(channels_));
   if (!std::isfinite(size)) return size;
-  const double absolute = lost * (peak + 1) + kWorstRow * rounding_of_row(i);
+  const double transforms =
+      halves_.size() > 1 ? std::hypot(of_half(0, i), of_half(1, rows_ - 1 - i)) : of_half(0, i);
+  const double absolute = lost * (peak + 1) + kWorstRow * transforms;
   return steady_loss_ + lost / sum + absolute / sum / size;
 }
 
@@ -186,6 +194,8 @@ void HeadForward<T>::divide(const View<T, 2>& out, const View<T, 1>& lse) {
   const index_t tasks = ceil_div(rows_, kRowsPerTask);
   std::vector<std::vector<index_t>> spoiled(static_cast<std::size_t>(tasks));
   std::vector<double> worst(static_cast<std::size_t>(tasks), 0.0);
+  const std::vector<BlockRounding> rounding = estimate_rounding(nullptr, values_.norms);
+  sizes_.resize(static_cast<std::size_t>(rows_));
   parallel_for(exec_, tasks, [&](index_t task, int) {
     const auto t = static_cast<std::size_t>(task);
     const index_t last = std::min((task + 1) * kRowsPerTask, rows_);
@@ -199,8 +209,11 @@ void HeadForward<T>::divide(const View<T, 2>& out, const View<T, 1>& lse) {
       const bool sees_keys = value_.shape[0] > 0;
       if (sees_keys) {
         if (sum > 0) kernels<T>().scale(mean, static_cast<T>(1 / sum), channels_);
+        const auto at = static_cast<std::size_t>(i);
+        sizes_[at] = kernels<T>().norm(mean, channels_) / std::sqrt(static_cast<double>(channels_));
         const double error =
-            sum > 0 ? relative_rounding(i, sum, mean) : std::numeric_limits<double>::infinity();
+            sum > 0 ? relative_rounding(i, rounding, static_cast<double>(peaks_[at]), sizes_[at])
+                    : std::numeric_limits<double>::infinity();
         if (!(error <= kRoundingBudget<T>)) {
           spoiled[t].push_back(i);
           continue;
@@ -215,6 +228,44 @@ void HeadForward<T>::divide(const View<T, 2>& out, const View<T, 1>& lse) {
   });
   for (const auto& rows : spoiled) spoiled_.insert(spoiled_.end(), rows.begin(), rows.end());
   rounding_bound = *std::max_element(worst.begin(), worst.end());
+}
+
+template <class T>
+void HeadForward<T>::judge_products(const Schedule* other) {
+  if (rows_ == 0 || value_.shape[0] == 0) return;
+  StageTimer timer(seconds.normalize);
+  find_steady_loss(other);
+  // Rows of ones stand for matrices that are not known.
+  const std::vector<double> ones(values_.norms.size(), std::sqrt(static_cast<double>(channels_)));
+  const auto of_ones = estimate_rounding(nullptr, ones);
+  std::vector<BlockRounding> of_ones_there, of_values_there;
+  if (other != nullptr) {
+    of_ones_there = estimate_rounding(other, ones);
+    of_values_there = estimate_rounding(other, values_.norms);
+  }
+  std::vector<index_t> rows;
+  std::vector<double> lse;
+  std::size_t known = 0;
+  for (index_t i = 0; i < rows_; ++i) {
+    if (known < spoiled_.size() && spoiled_[known] == i) {
+      rows.push_back(i);
+      lse.push_back(spoiled_lse_[known++]);
+      continue;
+    }
+    const auto at = static_cast<std::size_t>(i);
+    double error = relative_rounding(i, of_ones, 1, 1);
+    if (other != nullptr) {
+      const double of_values =
+          relative_rounding(i, of_values_there, static_cast<double>(peaks_[at]), sizes_[at]);
+      error = std::max({error, relative_rounding(i, of_ones_there, 1, 1), of_values});
+    }
+    if (error <= kRoundingBudget<T>) continue;
+    rows.push_back(i);
+    lse.push_back(std::log(row_sum(i)) + static_cast<double>(shift_));
+  }
+  spoiled_ = std::move(rows);
+  spoiled_lse_ = std::move(lse);
+  rows_exact = static_cast<index_t>(spoiled_.size());
 }
 
 #define CONVBASIS_INSTANTIATE(T)                                                           \

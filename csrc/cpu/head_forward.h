@@ -15,6 +15,12 @@ void attend_strips(const StripMatrix<T>& lower, const StripMatrix<T>* upper, Row
                    index_t channels, std::span<const index_t> rows, Rows<T> out, double* lse,
                    const Exec& exec);
 
+/// Estimated absolute errors that products leave in the rows of each block of a half.
+struct BlockRounding {
+  index_t block = 1;  // rows
+  std::vector<double> errors;
+};
+
 /// One triangle of the attention matrix of one head: logits and, after exp, weights.
 template <class T>
 struct Half {
@@ -24,7 +30,6 @@ struct Half {
   Buffer<T> memory;
   Rows<T> numerator;
   Buffer<double> row_sums;
-  std::vector<double> rounding;
 };
 
 /// Attention of one head through its strips: both halves, the division, and the rows that rounding
@@ -36,6 +41,9 @@ class HeadForward {
               const View<const T, 2>& value, const CostModel& model, const Exec& exec);
 
   void run(const View<T, 2>& out, const View<T, 1>& lse);
+  /// Spoils further rows: those whose weights products would round too coarsely in other matrices
+  /// than the values too, and in the blocks of `other` if it is not null.
+  void judge_products(const Schedule* other);
 
   [[nodiscard]] const Schedule& schedule() const { return halves_[0].schedule; }
   /// The lower triangle; after it, if there is one, the upper one with both axes reversed.
@@ -53,10 +61,12 @@ class HeadForward {
   double rounding_bound = 0;
 
  private:
-  void find_steady_loss();
+  void find_steady_loss(const Schedule* other);
   void find_peaks();
-  [[nodiscard]] double rounding_of_row(index_t i) const;
-  [[nodiscard]] double relative_rounding(index_t i, double sum, const T* mean) const;
+  [[nodiscard]] std::vector<BlockRounding> estimate_rounding(const Schedule* other,
+                                                             std::vector<double> norms) const;
+  [[nodiscard]] double relative_rounding(index_t i, const std::vector<BlockRounding>& rounding,
+                                         double peak, double size) const;
   [[nodiscard]] double row_sum(index_t i) const;
   void divide(const View<T, 2>& out, const View<T, 1>& lse);
   void sum_spoiled_rows(const View<T, 2>& out, const View<T, 1>& lse);
@@ -67,8 +77,9 @@ class HeadForward {
   index_t rows_, channels_;
   Buffer<T> value_copy_;
   ValueRows<T> values_;
-  std::vector<T> peaks_;    // largest |value| that each row sees
-  double steady_loss_ = 0;  // relative, of sums over the pieces of a span
+  std::vector<T> peaks_;       // largest |value| that each row sees
+  std::vector<double> sizes_;  // root mean square of each row's output
+  double steady_loss_ = 0;     // relative, of sums over the pieces of a span
   T shift_ = 0;
   std::vector<Half<T>> halves_;
   std::vector<index_t> spoiled_;

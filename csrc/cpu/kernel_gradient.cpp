@@ -30,8 +30,8 @@ void window_sums(std::span<const double> values, index_t width, double* sums, do
 
 template <class T>
 KernelGradient<T>::KernelGradient(const Half<T>& half, Rows<const T> value, Rows<const T> grad,
-                                  std::span<const double> delta, index_t channels, const Exec& exec,
-                                  StageSeconds& seconds)
+                                  std::span<const double> delta, const Unscale<T>& unscale,
+                                  index_t channels, const Exec& exec, StageSeconds& seconds)
     : half_(half),
       exec_(exec),
       memory_(layout().count() * layout().rows),
@@ -40,11 +40,11 @@ KernelGradient<T>::KernelGradient(const Half<T>& half, Rows<const T> value, Rows
                [&](index_t r, int) { std::fill_n(grads_.row(r), layout().rows, T(0)); });
   correlate_strips<T>(layout(), half.schedule, value, grad, channels, grads_, exec, seconds);
   StageTimer timer(seconds.normalize);
-  finish(delta);
+  finish(delta, unscale);
 }
 
 template <class T>
-void KernelGradient<T>::finish(std::span<const double> delta) {
+void KernelGradient<T>::finish(std::span<const double> delta, const Unscale<T>& unscale) {
   parallel_for(exec_, layout().count(), [&](index_t r, int) {
     const index_t begin = layout().begin(r), lags = layout().rows - begin;
     Buffer<double> sums(lags), prefix(lags);
@@ -52,7 +52,9 @@ void KernelGradient<T>::finish(std::span<const double> delta) {
                 sums.data(), prefix.data());
     const T* weights = half_.weights.matrix.kernels.row(r);
     T* grads = grads_.row(r);
-    for (index_t t = 0; t < lags; ++t) grads[t] = weights[t] * (grads[t] - static_cast<T>(sums[t]));
+    for (index_t t = 0; t < lags; ++t)
+      grads[t] =
+          weights[t] * (grads[t] - static_cast<T>(sums[t])) * unscale.shares * unscale.values;
   });
 }
 

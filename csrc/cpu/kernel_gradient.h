@@ -4,6 +4,13 @@
 
 namespace convbasis {
 
+/// What products of shares (G / sum) and values are to be multiplied by. The product of both
+/// factors may overflow.
+template <class T>
+struct Unscale {
+  T shares = 1, values = 1;
+};
+
 /// Gradients of a loss by the logits' kernels of one half: kernel u_r[t] is the logit of all
 /// entries (j + t, j) of strip r, so
 ///
@@ -16,10 +23,11 @@ class KernelGradient {
  public:
   /// Of the strips in half.weights (the first of them may have no logits, see exponentiate). value
   /// and grad (G / sum) are rows of contiguous padded channels, delta (delta / sum) a number a row,
-  /// in the order of this half. Rows that are to be left out are 0 in both.
+  /// in the order of this half. Rows that are to be left out are 0 in both; delta is scaled like
+  /// the products.
   KernelGradient(const Half<T>& half, Rows<const T> value, Rows<const T> grad,
-                 std::span<const double> delta, index_t channels, const Exec& exec,
-                 StageSeconds& seconds);
+                 std::span<const double> delta, const Unscale<T>& unscale, index_t channels,
+                 const Exec& exec, StageSeconds& seconds);
 
   /// Adds dS of further rows, with all keys of a row, in the order of this half.
   void add(index_t row, const T* logit_grads);
@@ -34,7 +42,7 @@ class KernelGradient {
     return layout().count() - half_.logits.layout.count();
   }
   [[nodiscard]] const StripLayout& layout() const { return half_.weights.matrix.layout; }
-  void finish(std::span<const double> delta);
+  void finish(std::span<const double> delta, const Unscale<T>& unscale);
 
   const Half<T>& half_;
   Exec exec_;

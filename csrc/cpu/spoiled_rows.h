@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <optional>
 #include <span>
 #include <vector>
@@ -34,8 +35,13 @@ void backward_of_spoiled_rows(const HeadForward<T>& head, std::span<const double
     for (index_t r = 0; r < count; ++r) {
       const index_t row = rows[static_cast<std::size_t>(r)];
       std::copy_n(grad_output.row(row), channels, grads.data() + r * channels);
-      lse[r] = static_cast<T>(head.spoiled_lse()[static_cast<std::size_t>(first + r)]);
-      deltas[r] = static_cast<T>(delta[static_cast<std::size_t>(row)]);
+      // Rounding an lse of some hundred would change all weights of a row alike: what it changes
+      // goes to the factors that the weights meet.
+      const double right = head.spoiled_lse()[static_cast<std::size_t>(first + r)];
+      lse[r] = static_cast<T>(right);
+      const double factor = std::exp(static_cast<double>(lse[r]) - right);
+      kernels<T>().scale(grads.data() + r * channels, static_cast<T>(factor), channels);
+      deltas[r] = static_cast<T>(factor * delta[static_cast<std::size_t>(row)]);
     }
     parallel_for(exec, ceil_div(keys, kPanel), [&](index_t panel, int worker) {
       auto& mine = tiles[static_cast<std::size_t>(worker)];

@@ -30,6 +30,8 @@ Level far_level(index_t rows, index_t near) { return {near, round_up(rows, near)
 
 }  // namespace
 
+Schedule far_schedule(index_t rows, index_t near) { return {{far_level(rows, near)}, near}; }
+
 template <class T>
 StripOperator<T>::StripOperator(const HeadForward<T>& head, index_t near, const Exec& exec)
     : halves_(head.halves()), near_(near), inverse_sums_(head.inverse_sums()), exec_(exec) {}
@@ -159,9 +161,8 @@ index_t choose_near(const HeadForward<T>& head, index_t head_dim, index_t value_
                    static_cast<double>(std::min(near, n)) / 2 *
                    static_cast<double>(value_dim + 1 + 2 * head_dim);
     if (near < n) {
-      const Schedule far{{far_level(n, near)}, near};
-      const StageCosts stages =
-          stage_costs(head.halves().front().weights.matrix.layout, channels, far, model);
+      const StageCosts stages = stage_costs(head.halves().front().weights.matrix.layout, channels,
+                                            far_schedule(n, near), model);
       total += kLevel * (stages.transform + stages.products + stages.inverse) +
                kTerm * model.direct * static_cast<double>(n) * static_cast<double>(channels);
     }

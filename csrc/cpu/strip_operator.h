@@ -34,6 +34,9 @@ class StripOperator final : public AttentionOperator<T> {
   Exec exec_;
 };
 
+/// The blocks of the far products, whose diagonal is near: for HeadForward::judge_products.
+[[nodiscard]] Schedule far_schedule(index_t rows, index_t near);
+
 /// Rows of the near blocks with which attention_gradient is expected to be the fastest: a power of
 /// two, at least the number of rows when products do not pay.
 template <class T>

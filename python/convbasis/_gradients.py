@@ -116,12 +116,19 @@ def error_bounds(
         return np.repeat(key_head, group, axis=1)
 
     largest_key = of_head(np.abs(inputs.key).sum(-1, dtype=np.float64).max(-1, initial=0.0))
-    values = np.square(inputs.value, dtype=np.float64).sum(-1).max(-1, initial=0.0)
-    sizes = np.sqrt(np.square(grad_output, dtype=np.float64).sum(-1))
-    ranges = 2.0 * sizes * of_head(np.sqrt(values))[..., None]
-    scores = inputs.scale * np.expm1(4.0 * largest)
-    by_query = abs(scores) * ranges.sum(-1) * largest_key
+    # hypot neither overflows nor vanishes where squares do.
+    values = np.hypot.reduce(inputs.value.astype(np.float64), axis=-1).max(-1, initial=0.0)
+    sizes = np.hypot.reduce(grad_output.astype(np.float64), axis=-1)
+    ranges = 2.0 * sizes * of_head(values)[..., None]
     queries = np.abs(inputs.query).sum(-1, dtype=np.float64)
-    by_key = abs(scores) * (ranges * queries).sum(-1)
-    by_value = np.expm1(2.0 * largest) * np.abs(grad_output).sum((-2, -1), dtype=np.float64)
+    scale = abs(inputs.scale)
+    by_query = grown(4.0 * largest, scale * ranges.sum(-1) * largest_key)
+    by_key = grown(4.0 * largest, scale * (ranges * queries).sum(-1))
+    by_value = grown(2.0 * largest, np.abs(grad_output).sum((-2, -1), dtype=np.float64))
     return np.stack([by_query, by_key, by_value], axis=-1)
+
+
+def grown(exponent: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """``(exp(exponent) - 1) size``, infinite where that overflows."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.where(size == 0.0, 0.0, np.expm1(exponent) * size)

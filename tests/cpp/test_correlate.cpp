@@ -121,6 +121,80 @@ void check_direct_kernels() {
   }
 }
 
+/// One frequency after the other: conj(piece) * block at each block lag, over the pieces of a strip
+/// and over channels. Two spans, of five and three blocks; strips meet in the first.
+template <class T>
+void check_frequencies() {
+  constexpr index_t kStrips = 3, kFrequencies = 4;
+  const std::vector<index_t> first{0, 3, 5, 8}, lags{4, 2, 4};
+  const std::vector<index_t> block{0, 1, 4, 2, 3, 0, 5, 6}, reach{4, 3, 0, 2, 1, 4, 2, 1};
+  for (const Kernels<T>* simd : available_kernels<T>()) {
+    const index_t lanes = simd->lanes, padding = std::max<index_t>(lanes / 2, 1);
+    std::vector<index_t> window, block_spectra, position_of_block, position, piece_spectra;
+    index_t windows = 1, spectra = 0;
+    for (const index_t count : lags) {
+      window.push_back(windows);
+      windows += (count + padding - 1) / padding * padding;
+    }
+    for (const index_t b : {0, 1, 2, 3, 4, 5, 6, 7}) {
+      position_of_block.push_back(static_cast<index_t>(block_spectra.size()));
+      block_spectra.push_back(b == 0 || b == 5 ? -1 : spectra++);  // nothing comes before them
+      if (b == 4 || b == 7)
+        block_spectra.insert(block_spectra.end(), static_cast<std::size_t>(padding), -1);
+    }
+    for (std::size_t s = 0; s < block.size(); ++s) {
+      position.push_back(position_of_block[static_cast<std::size_t>(block[s])]);
+      piece_spectra.push_back(reach[s] > 0 ? spectra++ : -1);
+    }
+    const auto pieces = static_cast<index_t>(position.size()),
+               blocks = static_cast<index_t>(block_spectra.size());
+    const index_t stride = 2 * lanes * (kFrequencies + 1);
+    const auto values = random_numbers<T>(spectra * stride, 11);
+    std::vector<T> scratch(static_cast<std::size_t>(kFrequencies * (pieces + blocks) * 2 * lanes)),
+        out(static_cast<std::size_t>(2 * kFrequencies * windows), T(3));
+    simd->correlate({kStrips,
+                     first.data(),
+                     window.data(),
+                     lags.data(),
+                     pieces,
+                     position.data(),
+                     reach.data(),
+                     blocks,
+                     values.data(),
+                     stride,
+                     piece_spectra.data(),
+                     block_spectra.data(),
+                     kFrequencies,
+                     scratch.data(),
+                     {out.data(), out.data() + windows, 2 * windows}});
+    double largest = 0;
+    for (std::size_t r = 0; r < kStrips; ++r)
+      for (index_t f = 0; f < kFrequencies; ++f)
+        for (index_t lag = 1; lag <= lags[r]; ++lag) {
+          double re = 3, im = 3;
+          for (index_t piece = first[r]; piece < first[r + 1]; ++piece) {
+            const auto s = static_cast<std::size_t>(piece);
+            if (reach[s] < lag) continue;
+            const T* x = values.data() + piece_spectra[s] * stride + f * 2 * lanes;
+            const T* y = values.data() + f * 2 * lanes +
+                         block_spectra[static_cast<std::size_t>(position[s] + lag)] * stride;
+            for (index_t c = 0; c < lanes; ++c) {
+              const auto xr = static_cast<double>(x[c]), xi = static_cast<double>(x[lanes + c]);
+              const auto yr = static_cast<double>(y[c]), yi = static_cast<double>(y[lanes + c]);
+              re += xr * yr + xi * yi;
+              im += xr * yi - xi * yr;
+            }
+          }
+          const T* got = out.data() + 2 * f * windows + window[r] + lag - 1;
+          CHECK_NEAR(static_cast<double>(got[0]), re, 100 * kEps<T>);
+          CHECK_NEAR(static_cast<double>(got[windows]), im, 100 * kEps<T>);
+          largest = std::max(largest, std::abs(re - 3));
+        }
+    CHECK(largest > 1);
+    CHECK(out[0] == T(3));  // before the first window
+  }
+}
+
 /// <w, sums of windows of spectrum s> = real part of <spectrum of windows w, s>: one is the other's
 /// adjoint, whatever their order of frequencies is.
 template <class T>
@@ -176,6 +250,11 @@ TEST(correlation_is_the_adjoint_of_the_product) {
 TEST(every_build_sums_lags_of_a_block_directly) {
   check_direct_kernels<float>();
   check_direct_kernels<double>();
+}
+
+TEST(every_build_sums_products_of_spectra) {
+  check_frequencies<float>();
+  check_frequencies<double>();
 }
 
 TEST(inverse_windows_is_the_adjoint_of_forward_windows) {

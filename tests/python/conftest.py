@@ -1,5 +1,7 @@
 """Inputs and error measures shared by the tests. Fixtures are functions to call."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
@@ -112,3 +114,102 @@ def run(capsys):
         return code, *capsys.readouterr()
 
     return call
+
+
+@dataclass(frozen=True)
+class StripHead:
+    """One head whose logits are strips: what the library and what the oracle take."""
+
+    arrays: tuple[np.ndarray, ...]  # query, key, value, gradient of the output
+    basis: cb.ConvBasis | tuple[cb.ConvBasis, cb.ConvBasis]
+    lower: reference.Basis
+    upper: reference.Basis | None
+    scale: float
+
+    def backward(self, **call):
+        """Gradients of the library, by default with the basis given."""
+        arrays = call.pop("arrays", self.arrays)
+        call = {"basis": self.basis, "is_causal": self.upper is None, "scale": self.scale, **call}
+        return cb.conv_attention_backward(*arrays, **call)
+
+    def oracle(self, gradient):
+        """The same in float64, dense. Keys that no query sees have gradient 0."""
+        query, _, _, grad = self.arrays
+        key, value = (array[: self.lower.num_columns] for array in self.arrays[1:3])
+        call = {"upper": self.upper, "scale": self.scale, "gradient": gradient}
+        grads = reference.conv_attention_backward(self.lower, query, key, value, grad, **call)
+        return [
+            np.pad(got, [(0, len(array) - len(got)), (0, 0)])
+            for array, got in zip(self.arrays[:3], grads, strict=True)
+        ]
+
+    def plain(self, gradient):
+        """The oracle's formulas in the type of the arrays, with n x n matrices."""
+        query, key, value, grad = self.arrays
+        logits, mask = reference.conv_logits(self.lower, self.upper)
+        logits = np.where(mask, logits, -np.inf).astype(query.dtype)
+        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+        weights /= weights.sum(axis=1, keepdims=True)
+        delta = (grad * (weights @ value)).sum(axis=1, keepdims=True)
+        grads = weights * (grad @ value.T - delta)
+        if gradient == "basis":
+            grads = onto_starts(self.lower, np.tril(grads)) + (
+                onto_starts(self.upper, np.triu(grads, 1)[::-1, ::-1])[::-1, ::-1]
+                if self.upper
+                else 0
+            )
+        scale = query.dtype.type(self.scale)
+        return scale * (grads @ key), scale * (grads.T @ query), weights.T @ grad
+
+
+def onto_starts(basis, grads):
+    """Sums along the diagonals of each strip, in its first column."""
+    result = np.zeros_like(grads)
+    n = len(grads)
+    for start, stop in zip(basis.starts, basis.stops, strict=True):
+        for j in range(start, min(stop, n)):
+            result[start : start + n - j, start] += grads[j:, j]
+    return result
+
+
+@pytest.fixture
+def strip_head():
+    """A random head with strips at given starts, exactly as its queries and keys have them."""
+
+    def make(
+        n,
+        starts,
+        upper_starts=None,
+        *,
+        d=6,
+        value_dim=5,
+        n_kv=None,
+        dtype=np.float64,
+        spread=1.0,
+        offset=0.0,
+        kernels=None,
+        seed=0,
+    ):
+        rng = np.random.default_rng(seed)
+        n_kv = n if n_kv is None else n_kv
+        shapes = ((n, d), (n_kv, d), (n_kv, value_dim), (n, value_dim))
+        query, key, value, grad = (rng.normal(size=shape) for shape in shapes)
+        arrays = [x.astype(dtype) for x in (query, spread * key, value + offset, grad)]
+        scale, columns = d**-0.5, min(n, n_kv)
+
+        def basis_of(query, key, starts, kernels):
+            if kernels is None:
+                kernels = np.zeros((len(starts), n), dtype)
+                for kernel, s in zip(kernels, starts, strict=True):
+                    kernel[: n - s] = scale * (query[s:].astype(float) @ key[s].astype(float))
+            basis = cb.ConvBasis(starts, len(starts), kernels, num_columns=columns)
+            return basis, reference.Basis(starts, kernels, columns)
+
+        basis, lower = basis_of(*arrays[:2], starts, kernels)
+        upper = None
+        if upper_starts is not None:
+            above, upper = basis_of(*(x[::-1] for x in arrays[:2]), upper_starts, None)
+            basis = basis, above
+        return StripHead(tuple(arrays), basis, lower, upper, scale)
+
+    return make

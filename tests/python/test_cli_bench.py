@@ -10,6 +10,8 @@ import pytest
 
 import convbasis as cb
 from convbasis.cli import _bench_cases, _bench_job, _bench_memory, _timing, bench
+from convbasis.cli._bench_backward import ATTENTION as ATTENTION_GRADIENT
+from convbasis.cli._bench_backward import BASIS, FORWARD
 from convbasis.cli._bench_cases import Contest, Grid, Settings, Target
 from convbasis.cli._plain import budget
 
@@ -26,6 +28,16 @@ TABLE = (
         {"conv_attention": Target(12), "exact_attention": Target(1 / 1.2)},
     ),
     Contest("attention", 128, 16, ATTENTION[:3], demands_strips=True),
+    Contest(
+        "backward",
+        256,
+        3,
+        (FORWARD, BASIS),
+        {BASIS: Target(1 / 4)},
+        demands_strips=True,
+        against=FORWARD,
+    ),
+    Contest("backward", 256, 3, (ATTENTION_GRADIENT, *ATTENTION[1:3]), demands_strips=True),
 )
 SMALL = ("bench", "--head-dim", "16", "--repeats", "2", "--num-threads", "2")
 
@@ -99,7 +111,7 @@ def test_table_and_json_agree(run, tmp_path):
         for name, method in contest["methods"].items()
     ]
     timed = [row for row in rows if row["error"]]
-    assert len(timed) == len(measured) == len(rows) - 2
+    assert len(timed) == len(measured) == len(rows) - 3
     for row, (contest, name, method) in zip(timed, measured, strict=True):
         assert (row["problem"], row["n"]) == (contest["problem"], f"{contest['n']:,}")
         assert (row["k"], row["error"]) == (str(contest["num_bases"]), f"{method['error']:.1e}")
@@ -108,13 +120,14 @@ def test_table_and_json_agree(run, tmp_path):
         assert 0.0 < seconds["min"] <= seconds["median"] <= seconds["max"]
         assert seconds["runs"] == 2
         if contest["problem"] != "growth":
-            assert contest["baseline"] == (
-                "one FFT per basis" if contest["problem"] == "product" else "exact_attention"
-            )
-    assert [row["problem"] for row in rows[-2:]] == ["growth", "memory"]
+            others = {"product": "one FFT per basis"}
+            usual = others.get(contest["problem"], "exact_attention")
+            assert contest["baseline"] == (FORWARD if FORWARD in contest["methods"] else usual)
+    assert [row["problem"] for row in rows[-3:]] == ["growth", "memory", "memory"]
+    assert [row["method"] for row in rows[-2:]] == ["conv_attention", BASIS]
     assert (rows[-1]["n"], rows[-1]["against baseline"]) == ("512", "2 MiB")
-    assert content["memory"]["mebibytes"] == 1.5
-    assert rows[-2]["against baseline"] == f"time ~ n^{content['growth']['exponent']:.2f}"
+    assert [memory["mebibytes"] for memory in content["memory"]] == [1.5, 1.5]
+    assert rows[-3]["against baseline"] == f"time ~ n^{content['growth']['exponent']:.2f}"
     assert {path.name} == {entry.name for entry in tmp_path.iterdir()}
 
 
@@ -122,7 +135,7 @@ def test_table_and_json_agree(run, tmp_path):
 def test_errors_are_those_of_the_working_precision(run, tmp_path):
     path = tmp_path / "bench.json"
     assert run(*SMALL, "--json", str(path))[0] == 0
-    first, attention, strips = written(path)["contests"]
+    first, attention, strips, *backward = written(path)["contests"]
     plain = attention["methods"]["plain NumPy"]["error"]
     limit = budget(plain, np.float32)
     assert 0.0 < plain < 1e-6
@@ -134,6 +147,10 @@ def test_errors_are_those_of_the_working_precision(run, tmp_path):
     assert attention["by_strips"]
     assert strips["by_strips"]
     assert attention["rows_exact"] >= 0
+    for contest in backward:
+        # Three times, as a gradient is a product of more factors than the output.
+        assert all(0.0 < method["error"] <= 3 * limit for method in contest["methods"].values())
+        assert contest["by_strips"]
     assert run(*SMALL, "--dtype", "float64", "--json", str(path))[0] == 0
     errors = [
         method["error"]
@@ -150,7 +167,9 @@ def test_targets_are_for_one_type_and_head_dim(run):
     wanted = {row["method"]: (row["target"], row["met"]) for row in rows if row["target"]}
     assert wanted["conv_attention (strips)"][0] == ">= 12x"
     assert wanted["conv_matmul"][0] == ">= 15x"
+    assert wanted[f"{BASIS} (strips)"][0] == "<= 4x its time"
     assert wanted["conv_attention"][0] in ("<= n^1.1", "< 1,536 MiB")
+    assert BASIS not in wanted  # no target for the memory of the backward pass
     judged = {method: met for method, (_, met) in wanted.items()}
     assert judged.pop("conv_attention (strips)") == ""  # there is no torch to compare with
     assert judged.pop("exact_attention", "") == ""
@@ -166,7 +185,7 @@ def test_quick_leaves_out_growth_and_memory(run, tmp_path):
     content = written(path)
     assert code == 0
     assert {row["problem"] for row in table(out)} == {"product"}
-    assert (content["growth"], content["memory"], content["grid"]) == (None, None, [])
+    assert (content["growth"], content["memory"], content["grid"]) == (None, [], [])
     assert content["settings"]["quick"]
 
 
@@ -176,6 +195,7 @@ def test_without_torch_exact_attention_is_the_baseline(run):
     assert {row["method"] for row in rows if row["against baseline"] == "baseline"} == {
         "one FFT per basis",
         "exact_attention",
+        FORWARD,
     }
     assert not any("torch" in row["method"] for row in rows)
 
@@ -195,7 +215,7 @@ def test_what_is_missing_is_said(run, missing):
 def test_torch_is_the_baseline_where_it_is_installed(run):
     pytest.importorskip("torch")
     rows = [row for row in table(run(*SMALL)[1]) if row["method"] == "torch SDPA"]
-    assert [row["against baseline"] for row in rows] == ["baseline"] * 2
+    assert [row["against baseline"] for row in rows] == ["baseline"] * 3
 
 
 def test_memory_that_cannot_be_measured_is_said(run, monkeypatch, tmp_path):
@@ -203,7 +223,7 @@ def test_memory_that_cannot_be_measured_is_said(run, monkeypatch, tmp_path):
     monkeypatch.setattr(_bench_job, "memory_growth", raising(error))
     path = tmp_path / "bench.json"
     code, out, _ = run(*SMALL, "--json", str(path))
-    memory = written(path)["memory"]
+    memory = written(path)["memory"][-1]
     assert code == 0
     assert table(out)[-1]["against baseline"] == "not measured"
     assert (memory["mebibytes"], memory["not_measured"]) == (None, str(error))
@@ -296,5 +316,5 @@ def test_every_stage_is_announced(capsys):
     job.run(Counting())
     assert len(steps) == job.stages - 1  # the last one is the picture
     assert steps[0] == "product, n = 200, k = 3: building the problem"
-    assert "memory, in a process of its own" in steps
+    assert "memory of basis gradient, in a process of its own" in steps
     capsys.readouterr()

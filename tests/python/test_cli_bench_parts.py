@@ -5,8 +5,16 @@ import math
 import numpy as np
 import pytest
 
+from convbasis import reference
 from convbasis.basis import ConvBasis
-from convbasis.cli import _bench_cases, _bench_job, _bench_memory, _bench_peers, _timing
+from convbasis.cli import (
+    _bench_backward,
+    _bench_cases,
+    _bench_job,
+    _bench_memory,
+    _bench_peers,
+    _timing,
+)
 from convbasis.cli._bench_cases import GROWTH, QUICK_TABLE, TABLE, Contest, Target
 from convbasis.cli._plain import plain_attention, relative_error
 from convbasis.problems import conv_problem
@@ -19,6 +27,7 @@ CONTEST = Contest(
     ("conv_attention", "torch SDPA", "exact_attention"),
     {"conv_attention": Target(12), "exact_attention": _bench_cases.AS_FAST},
 )
+OPTIONS = RecoverOptions(num_bases=5, window=16)
 
 
 def test_peers_agree_in_float64():
@@ -38,6 +47,49 @@ def test_peers_agree_in_float64():
         problem.query, problem.key, x, scale=problem.scale, is_causal=True, rows=rows
     )
     assert relative_error(plain, truth[rows]) < 1e-14
+
+
+def backward_case(dtype, seed=2):
+    problem = conv_problem(300, 16, 5, seed=seed, dtype=dtype)
+    grad = _bench_backward.output_gradient(problem, seed)
+    rows = np.array([0, 1, 17, 150, 298, 299])
+    judge = _bench_backward.Judge(problem, grad, OPTIONS, rows, 1)
+    return problem, grad, judge
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_gradients_of_the_errors_are_the_oracle_s(dtype):
+    problem, grad, judge = backward_case(dtype)
+    arrays = [array.astype(np.float64) for array in (problem.query, problem.key, problem.value)]
+    common = {"scale": problem.scale, "is_causal": True}
+    exact = reference.attention_backward(*arrays, grad, **common)
+    for got, want in zip(judge.exact_truth, exact, strict=True):
+        assert relative_error(got, want[judge.rows]) < 1e-12
+    basis, _ = reference.recover(*arrays[:2], scale=problem.scale, num_bases=5, window=16)
+    assert np.array_equal(basis.starts, problem.starts)
+    strips = reference.conv_attention_backward(basis, *arrays, grad, scale=problem.scale)
+    for got, want in zip(judge.basis_truth, strips, strict=True):
+        assert relative_error(got, want) < 1e-11
+
+
+def test_backward_peers_agree_and_errors_see_every_gradient():
+    problem, grad, judge = backward_case(np.float64)
+    peers = _bench_backward.backward_peers(problem, grad, OPTIONS, 1)
+    for name, run in peers.items():
+        got = run()
+        assert judge.error(name, got) < 1e-10
+        for place in range(0 if name == _bench_backward.FORWARD else 3):
+            wrong = [array + (number == place) for number, array in enumerate(got)]
+            assert judge.error(name, wrong) > 1e-3
+
+
+def test_torch_is_differentiated_alone():
+    pytest.importorskip("torch")
+    problem, grad, judge = backward_case(np.float32)
+    run = _bench_backward.torch_backward(problem, grad, 2)
+    first, again = run(), run()  # the graph is kept
+    assert judge.error("torch SDPA", first) < 1e-5
+    assert all(map(np.array_equal, first, again))
 
 
 def test_rows_of_the_errors():
@@ -112,6 +164,8 @@ def test_memory_is_measured_in_a_process_of_its_own():
     grown = _bench_memory.memory_growth(n, head_dim, num_bases, **sizes)
     held = 4 * n * (head_dim + num_bases) / 2**20  # output and kernels
     assert held <= grown < 200
+    backward = _bench_memory.memory_growth(n, head_dim, num_bases, gradient="basis", **sizes)
+    assert 3 * 4 * n * head_dim / 2**20 <= backward < 200
     with pytest.raises(_bench_memory.NotMeasured, match="num_bases is out of range"):
         _bench_memory.memory_growth(10, head_dim, 11, **sizes)
 
@@ -119,6 +173,7 @@ def test_memory_is_measured_in_a_process_of_its_own():
 def test_the_contests_of_the_targets_are_there():
     sizes = {(contest.what, contest.n, contest.num_bases) for contest in TABLE}
     assert {("attention", 131072, 16), ("attention", 4096, 512), ("product", 16384, 64)} <= sizes
+    assert {("backward", 16384, 16), ("backward", 16384, 4), ("backward", 65536, 4)} <= sizes
     assert all(contest in TABLE for contest in QUICK_TABLE)
     assert max(contest.n for contest in QUICK_TABLE) == 16384
     assert [contest.n for contest in GROWTH] == [2**power for power in range(14, 19)]

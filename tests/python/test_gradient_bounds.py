@@ -88,3 +88,22 @@ def test_certify_needs_a_report():
     arrays, scale = nearly_conv(4, noise=0.0)
     with pytest.raises(ValueError, match="certify is set"):
         cb.conv_attention_backward(*arrays, is_causal=True, scale=scale, certify=True)
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e200])
+def test_bounds_of_numbers_whose_squares_are_none(size):
+    """Values and gradients far from 1: bounds scale with them."""
+    (query, key, value, grad), scale = nearly_conv(3, noise=1e-5)
+    right = gradients((query, key, value, grad), scale, certify=True)[1].error_bound
+    report = gradients((query, key, size * value, grad / size), scale, certify=True)[1]
+    np.testing.assert_allclose(report.error_bound, right / [1, 1, size], rtol=1e-9)
+
+
+def test_a_bound_that_overflows_is_infinite():
+    rng = np.random.default_rng(2)
+    arrays = 40.0 * rng.normal(size=(4, 1, 60, 8))
+    report = gradients(arrays, 1.0)[1]
+    assert report.logit_deviation > 700
+    np.testing.assert_array_equal(report.error_bound, [[np.inf] * 3])
+    zeros = [*arrays[:3], np.zeros_like(arrays[3])]
+    np.testing.assert_array_equal(gradients(zeros, 1.0)[1].error_bound, [[0.0] * 3])

@@ -1,24 +1,29 @@
-"""The README's example does what the README says."""
+"""The README's examples do what the README says."""
 
 import contextlib
 import io
 import re
 from pathlib import Path
 
+import pytest
+
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
 
 
-def block(language):
-    """The first code block of a language."""
-    return re.search(rf"```{language}\n(.*?)```", README, re.DOTALL).group(1)
+EXAMPLES = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", README, re.DOTALL)
 
 
-def test_example_prints_what_is_shown():
+@pytest.mark.parametrize("example", range(2))
+def test_examples_print_what_is_shown(example):
+    code, text = EXAMPLES[example]
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(block("python"), {})
-    assert printed.getvalue() == block("text")
-    assert len(block("text").splitlines()) == 3
+        exec(code, {})
+    assert printed.getvalue() == text != ""
+
+
+def test_no_example_is_left_out():
+    assert len(EXAMPLES) == README.count("```text") == 2
 
 
 def test_both_commands_are_there():

@@ -9,9 +9,12 @@ import convbasis as cb
 torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
+from torch.autograd import gradcheck  # noqa: E402
+from torch.nn.functional import scaled_dot_product_attention  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
-from convbasis.torch import ConvAttention  # noqa: E402
+from convbasis.torch import ConvAttention, conv_attention  # noqa: E402
+from convbasis.torch.module import rotated  # noqa: E402
 
 CONFIGURATIONS = [
     {},
@@ -146,3 +149,149 @@ def test_it_learns():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.95 * losses[0]
+
+
+# --- rotary_base --------------------------------------------------------------------------------
+ONE_STRIP = cb.RecoverOptions(num_bases=1)
+
+
+class Watched(ConvAttention):
+    """Keeps the rotated heads, and which were computed exactly."""
+
+    def attend(self, query, key, value, is_causal):
+        self.heads = [heads.detach().transpose(1, 2).numpy() for heads in (query, key)]
+        how = {"is_causal": is_causal, "layout": "bshd", "options": self.options}
+        out, self.exact_mask = conv_attention(query, key, value, return_exact_mask=True, **how)
+        return out
+
+
+class Exact(ConvAttention):
+    """The same layer by torch's exact attention."""
+
+    def attend(self, query, key, value, is_causal):
+        heads_first = (heads.transpose(1, 2) for heads in (query, key, value))
+        return scaled_dot_product_attention(*heads_first, is_causal=is_causal).transpose(1, 2)
+
+
+def by_position(kind, **named):
+    """A layer of embed_dim 16 with 2 heads in float64; all weights and biases drawn alike."""
+    how = {"batch_first": True, "rotary_base": 50.0, "dtype": torch.float64}
+    layer = kind(16, 2, **{**how, **named})
+    generator = torch.Generator().manual_seed(5)
+    for parameter in layer.parameters():
+        nn.init.uniform_(parameter, -0.7, 0.7, generator=generator)
+    return layer
+
+
+def shared(n, *vectors):
+    """Each vector at all n positions of a batch of two."""
+    return [vector.expand(2, n, -1) for vector in vectors]
+
+
+@pytest.mark.parametrize(("n", "half"), [(0, 2), (1, 1), (7, 3), (130, 8)])
+def test_rotation_multiplies_complex_numbers(n, half):
+    heads = torch.randn(2, n, 3, 2 * half, dtype=torch.float64)
+    numbers = torch.complex(heads[..., :half], heads[..., half:])
+    for base in (1.5, 1e4):
+        rates = torch.tensor([base ** (-j / half) for j in range(half)], dtype=torch.float64)
+        angles = torch.outer(torch.arange(n, dtype=torch.float64), rates)
+        turned = numbers * torch.polar(torch.ones_like(angles), angles)[:, None]
+        want = torch.cat([turned.real, turned.imag], dim=-1)
+        assert torch.allclose(rotated(heads, base), want, rtol=1e-12, atol=1e-12)
+
+
+def test_late_positions_are_rotated_accurately_in_float32():
+    heads = torch.randn(200_000, 1, 4)
+    got, want = rotated(heads, 1e4), rotated(heads.double(), 1e4)
+    assert got.dtype == torch.float32
+    assert (got - want).abs().max() < 2e-6
+
+
+def test_logits_are_those_of_relative_positions():
+    query, key = torch.randn(2, 40, 1, 6, dtype=torch.float64)
+    earlier = torch.randn(23, 1, 6, dtype=torch.float64)
+    at_once, shifted = (
+        rotated(torch.cat([first, query]), 100.0)[len(first) :, 0]
+        @ rotated(torch.cat([first, key]), 100.0)[len(first) :, 0].T
+        for first in (earlier[:0], earlier)
+    )
+    assert torch.allclose(at_once, shifted, rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(at_once, query[:, 0] @ key[:, 0].T, atol=0.1)
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_positions_count_along_the_sequence(batch_first):
+    layer = by_position(Watched, batch_first=batch_first)
+    seen = []
+    for vector in torch.randn(2, 16, dtype=torch.float64):
+        x = vector.expand((3, 9, 16) if batch_first else (9, 3, 16))
+        layer(x, x, x)
+        seen += layer.heads
+    for heads in seen:
+        assert heads.shape == (3, 2, 9, 8)
+        assert abs(heads[0] - heads[2]).max() == 0.0
+        assert abs(heads[:, :, 1:] - heads[:, :, :-1]).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("base", "embed_dim", "error", "message"),
+    [
+        (100.0, 6, ValueError, "rotary_base needs an even head dimension; .* got 3"),
+        (1.0, 8, ValueError, "rotary_base is too small; expected more than 1; got 1.0"),
+        (-5, 8, ValueError, "rotary_base is too small"),
+        (float("nan"), 8, ValueError, "rotary_base is not finite"),
+        (True, 8, TypeError, "rotary_base is not a number"),
+        ("100", 8, TypeError, "rotary_base is not a number"),
+    ],
+)
+def test_wrong_bases_raise(base, embed_dim, error, message):
+    with pytest.raises(error, match=rf"\[ConvAttention\] {message}"):
+        ConvAttention(embed_dim, 2, rotary_base=base)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_one_vector_for_all_positions_is_one_strip_a_head(dtype):
+    layer = by_position(Watched, dtype=dtype)
+    query, key = shared(600, *torch.randn(2, 16, dtype=dtype))
+    layer(query, key, torch.randn(2, 600, 16, dtype=dtype), is_causal=True)
+    assert not layer.exact_mask.any()
+    assert (cb.recover_basis(*layer.heads).num_bases == 1).all()
+
+
+@pytest.mark.parametrize("is_causal", [True, False])
+def test_there_basis_gradients_of_all_parameters_are_exact(is_causal):
+    """One strip holds what logits of lags can be, so that the approximation is the function."""
+    vectors = torch.randn(2, 16, dtype=torch.float64)
+    value = torch.randn(2, 90, 16, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, 90, 16, dtype=torch.float64)
+    found = []
+    for layer in (by_position(ConvAttention, options=ONE_STRIP), by_position(Exact)):
+        leaves = [vector.clone().requires_grad_() for vector in vectors]
+        inputs = [*leaves, value, *layer.parameters()]
+        out, _ = layer(*shared(90, *leaves), value, is_causal=is_causal)
+        found.append([out, *torch.autograd.grad(out, inputs, weight)])
+    for got, want in zip(*found, strict=True):
+        assert want.norm() > 0.0
+        assert (got - want).norm() <= 1e-11 * want.norm()
+
+
+@pytest.mark.parametrize("is_causal", [True, False])
+def test_gradcheck_with_rotation(is_causal):
+    layer = by_position(Watched, options=ONE_STRIP)
+
+    def attend(query, key, value):
+        return layer(*shared(12, query, key), value, is_causal=is_causal)[0]
+
+    vectors = torch.randn(2, 16, dtype=torch.float64)
+    value = torch.randn(2, 12, 16, dtype=torch.float64)
+    assert gradcheck(attend, [x.clone().requires_grad_() for x in (*vectors, value)])
+    assert not layer.exact_mask.any()
+
+
+def test_rotation_adds_no_parameters():
+    ours, theirs = ConvAttention(16, 4, rotary_base=1e4), nn.MultiheadAttention(16, 4)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(30, 2, 16)
+    plain = ConvAttention(16, 4)
+    plain.load_state_dict(theirs.state_dict())
+    assert not torch.allclose(ours(x, x, x)[0], plain(x, x, x)[0], atol=1e-3)

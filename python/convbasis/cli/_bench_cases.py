@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from ._bench_backward import ATTENTION, BASIS, FORWARD
 from ._bench_peers import BY_BASIS, BY_STRIP, PRODUCT
 from ._names import CONV, EXACT, PLAIN, TORCH
 
@@ -42,16 +43,19 @@ class Target:
 class Contest:
     """Methods that solve one problem in the same rounds."""
 
-    what: str  # "product" or "attention"
+    what: str  # "product", "attention" or "backward"
     n: int
     num_bases: int
     methods: tuple[str, ...]
     targets: dict[str, Target] = field(default_factory=dict)
     demands_strips: bool = False  # also where exact attention would be chosen
+    against: str | None = None  # a baseline other than the usual one
 
     @property
     def baseline(self) -> str:
         """What others are compared with, where it is installed."""
+        if self.against is not None:
+            return self.against
         return BY_BASIS if self.what == "product" else TORCH
 
     def __str__(self) -> str:
@@ -66,22 +70,27 @@ QUICK_TABLE = (
     Contest("product", 16384, 16, PRODUCTS, {PRODUCT: Target(15)}),
     Contest("product", 16384, 64, PRODUCTS, {PRODUCT: Target(25)}),
     Contest("attention", 4096, 4, (*FAST, PLAIN), {CONV: Target(12), EXACT: AS_FAST}),
-    Contest("attention", 4096, 512, FAST, {CONV: Target(1.3)}, demands_strips=True),
+    Contest("attention", 4096, 512, (CONV, TORCH, EXACT), {CONV: Target(1.3)}),
     Contest("attention", 16384, 16, FAST, {CONV: Target(35), EXACT: AS_FAST}),
+    Contest("backward", 16384, 16, (FORWARD, BASIS), {BASIS: Target(1 / 4)}, against=FORWARD),
+    Contest("backward", 16384, 16, (BASIS, TORCH), {BASIS: Target(20)}),
+    Contest("backward", 16384, 4, (ATTENTION, TORCH, EXACT), {ATTENTION: Target(1.2)}),
 )
 TABLE = (
     *QUICK_TABLE,
     Contest("attention", 65536, 16, FAST, {CONV: Target(130)}),
     # exact_attention would take as long again as torch, and the line above tells their ratio.
     Contest("attention", 131072, 16, (CONV, TORCH, BY_STRIP), {CONV: Target(200)}),
+    Contest("backward", 65536, 4, (ATTENTION, TORCH), {ATTENTION: Target(3)}),
 )
 
 #: Lengths over which the growth of conv_attention's time is fitted, and its largest exponent.
 GROWTH = tuple(Contest("growth", 2**power, 16, (CONV,)) for power in range(14, 19))
 GROWTH_TARGET = 1.1
 
-#: Problem of the memory line, n and k, and how many MiB the call may need at its peak.
+#: Problem of the memory lines, n and k, their methods, and how many MiB the forward pass may need.
 MEMORY = (262144, 8)
+MEMORY_METHODS = (CONV, BASIS)
 MEMORY_TARGET = 1536.0
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..attention import conv_attention
+from ..backward import conv_attention_backward
 from ..basis import ConvBasis
 from ..problems import Problem, conv_problem
 from ..recover import RecoverOptions
 from ._arguments import CommandError
+from ._bench_backward import GRADIENT_OF, Judge, backward_peers, output_gradient
 from ._bench_cases import GROWTH_TARGET, MEMORY, MEMORY_TARGET, Contest, Settings, Target
 from ._bench_memory import NotMeasured, memory_growth
 from ._bench_peers import (
@@ -50,7 +53,7 @@ class Result:
     scores: dict[str, Score]
     baseline: str | None  # None where no other method than ours is installed
     error_rows: int
-    rows_exact: int | None = None  # that conv_attention computed directly
+    rows_exact: int | None = None  # that methods through strips computed directly
     by_strips: bool | None = None  # and whether it used strips at all
 
     def speedup(self, method: str) -> float | None:
@@ -89,8 +92,9 @@ class Growth:
 
 @dataclass(frozen=True)
 class Memory:
-    """How much one call of conv_attention needs at its peak."""
+    """How much one call of a method needs at its peak."""
 
+    method: str
     n: int
     num_bases: int
     mebibytes: float | None
@@ -111,7 +115,7 @@ class Outcome:
     settings: Settings
     results: list[Result]
     growth: Growth | None = None
-    memory: Memory | None = None
+    memory: list[Memory] = field(default_factory=list)
     grid: list[Result] = field(default_factory=list)
 
 
@@ -140,24 +144,64 @@ def measure(
     tell("building the problem")
     problem = build(contest, settings)
     rows = sample_rows(contest.n, settings.seed)
-    if contest.what == "product":
-        basis = ConvBasis(problem.starts, contest.num_bases, problem.kernels.astype(settings.dtype))
-        peers = product_peers(basis, problem.value, settings.num_threads)
-        truth = product_truth(basis, problem.value, rows)
-        account: dict[str, Any] = {}
-    else:
-        options = options_for(contest, problem)
-        peers = attention_peers(problem, options, settings.num_threads)
-        truth = attention_truth(problem, rows)
-        account = account_of(problem, options, settings.num_threads)
-    peers, baseline = taking_part(contest, peers)
+    prepared = {"product": prepare_product, "backward": prepare_backward}.get(
+        contest.what, prepare_attention
+    )(contest, settings, problem, rows)
+    peers, baseline = taking_part(contest, prepared.peers)
     tell("errors")
-    errors = {name: relative_error(run()[rows], truth) for name, run in peers.items()}  # warms up
+    errors = {name: prepared.error(name, run()) for name, run in peers.items()}  # warms up
     times = interleaved(peers, tell, rounds=repeats, seconds=seconds)
     scores = {name: Score(times[name], errors[name]) for name in peers}
     if not settings.has_targets:
         contest = replace(contest, targets={})
-    return Result(contest, scores, baseline, rows.size, **account)
+    return Result(contest, scores, baseline, rows.size, **prepared.account)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The methods of a contest, the error of what one of them returned, and what strips did."""
+
+    peers: Peers
+    error: Callable[[str, Any], float]
+    account: dict[str, Any] = field(default_factory=dict)
+
+
+def prepare_product(
+    contest: Contest, settings: Settings, problem: Problem, rows: NDArray[np.int64]
+) -> Prepared:
+    """Products of the problem's basis with its value."""
+    basis = ConvBasis(problem.starts, contest.num_bases, problem.kernels.astype(settings.dtype))
+    truth = product_truth(basis, problem.value, rows)
+    peers = product_peers(basis, problem.value, settings.num_threads)
+    return Prepared(peers, lambda _, got: relative_error(got[rows], truth))
+
+
+def prepare_attention(
+    contest: Contest, settings: Settings, problem: Problem, rows: NDArray[np.int64]
+) -> Prepared:
+    """Causal attention, recovery included."""
+    options = options_for(contest, problem)
+    truth = attention_truth(problem, rows)
+    return Prepared(
+        attention_peers(problem, options, settings.num_threads),
+        lambda _, got: relative_error(got[rows], truth),
+        account_of(conv_attention, problem, options, settings.num_threads),
+    )
+
+
+def prepare_backward(
+    contest: Contest, settings: Settings, problem: Problem, rows: NDArray[np.int64]
+) -> Prepared:
+    """Gradients of causal attention, for a random gradient by its output."""
+    options, threads = options_for(contest, problem), settings.num_threads
+    grad = output_gradient(problem, settings.seed)
+    # Both gradients go through the same strips and spoiled rows; "basis" tells of them sooner.
+    backward = partial(conv_attention_backward, grad_output=grad, gradient="basis")
+    return Prepared(
+        backward_peers(problem, grad, options, threads),
+        Judge(problem, grad, options, rows, threads).error,
+        account_of(backward, problem, options, threads),
+    )
 
 
 def taking_part(contest: Contest, peers: Peers) -> tuple[Peers, str | None]:
@@ -199,9 +243,11 @@ def options_for(contest: Contest, problem: Problem) -> RecoverOptions:
     return RecoverOptions(num_bases=contest.num_bases, window=min(RecoverOptions().window, last))
 
 
-def account_of(problem: Problem, options: RecoverOptions, threads: int) -> dict[str, Any]:
-    """What conv_attention reports of itself."""
-    _, report = conv_attention(
+def account_of(
+    function: Callable[..., Any], problem: Problem, options: RecoverOptions, threads: int
+) -> dict[str, Any]:
+    """What conv_attention, or its backward pass, reports of itself."""
+    *_, report = function(
         problem.query,
         problem.key,
         problem.value,
@@ -221,9 +267,10 @@ def sample_rows(n: int, seed: int) -> NDArray[np.int64]:
     return np.sort(rows).astype(np.int64)
 
 
-def measure_memory(settings: Settings) -> Memory:
-    """Peak memory at the sizes of `MEMORY`."""
+def measure_memory(method: str, settings: Settings) -> Memory:
+    """Peak memory of a method at the sizes of `MEMORY`."""
     n, num_bases = MEMORY
+    has_target = settings.has_targets and method == CONV
     try:
         mebibytes = memory_growth(
             n,
@@ -232,7 +279,8 @@ def measure_memory(settings: Settings) -> Memory:
             dtype=settings.dtype,
             seed=settings.seed,
             num_threads=settings.num_threads,
+            gradient=GRADIENT_OF.get(method),
         )
     except NotMeasured as error:
-        return Memory(n, num_bases, None, str(error), settings.has_targets)
-    return Memory(n, num_bases, mebibytes, None, settings.has_targets)
+        return Memory(method, n, num_bases, None, str(error), has_target)
+    return Memory(method, n, num_bases, mebibytes, None, has_target)

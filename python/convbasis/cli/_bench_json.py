@@ -15,7 +15,7 @@ from .info import processor
 
 def as_dict(outcome: Outcome, seconds: float) -> dict[str, Any]:
     """Everything that was measured, and where."""
-    growth, memory = outcome.growth, outcome.memory
+    growth = outcome.growth
     return {
         "versions": versions(),
         "build": build_info(),
@@ -23,7 +23,7 @@ def as_dict(outcome: Outcome, seconds: float) -> dict[str, Any]:
         "settings": asdict(outcome.settings),
         "contests": [contest(result) for result in outcome.results],
         "growth": None if growth is None else growth_dict(growth),
-        "memory": None if memory is None else memory_dict(memory),
+        "memory": [memory_dict(memory) for memory in outcome.memory],
         "grid": [
             {
                 **contest(result),
@@ -72,6 +72,7 @@ def growth_dict(growth: Growth) -> dict[str, Any]:
 def memory_dict(memory: Memory) -> dict[str, Any]:
     """Peak growth of the resident set."""
     return {
+        "method": memory.method,
         "n": memory.n,
         "num_bases": memory.num_bases,
         "mebibytes": memory.mebibytes,

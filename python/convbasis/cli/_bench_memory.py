@@ -1,4 +1,4 @@
-"""Peak memory of one `conv_attention` call, measured in a process of its own. Linux only."""
+"""Peak memory of one pass of `conv_attention`, measured in a process of its own. Linux only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..attention import conv_attention
+from ..backward import conv_attention_backward
 from ..problems import conv_problem
 
 STATUS = Path("/proc/self/status")
@@ -20,9 +23,18 @@ class NotMeasured(Exception):
 
 
 def memory_growth(
-    n: int, head_dim: int, num_bases: int, *, dtype: str, seed: int, num_threads: int
+    n: int,
+    head_dim: int,
+    num_bases: int,
+    *,
+    dtype: str,
+    seed: int,
+    num_threads: int,
+    gradient: str | None = None,
 ) -> float:
     """MiB by which the resident set of a fresh process grows at its peak, recovery included.
+
+    It is that of the forward pass, or with a `gradient` that of the backward pass alone.
 
     Raises
     ------
@@ -36,6 +48,7 @@ def memory_growth(
         "dtype": dtype,
         "seed": seed,
         "num_threads": num_threads,
+        "gradient": gradient,
     }
     command = [sys.executable, "-m", __name__, json.dumps(sizes)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -44,22 +57,20 @@ def memory_growth(
     return float(done.stdout)
 
 
-def growth_here(num_threads: int, **sizes: Any) -> float:
+def growth_here(num_threads: int, gradient: str | None, **sizes: Any) -> float:
     """The same in this process, which must not have done such work before."""
 
-    def attend(**changed: Any) -> Any:
+    def prepare(**changed: Any) -> Any:
         problem = conv_problem(**{**sizes, **changed})
-        return lambda: conv_attention(
-            problem.query,
-            problem.key,
-            problem.value,
-            is_causal=True,
-            scale=problem.scale,
-            num_threads=num_threads,
-        )
+        arrays = problem.query, problem.key, problem.value
+        common: Any = {"is_causal": True, "scale": problem.scale, "num_threads": num_threads}
+        if gradient is None:
+            return lambda: conv_attention(*arrays, **common)
+        grad = np.random.default_rng(0).standard_normal(problem.value.shape).astype(sizes["dtype"])
+        return lambda: conv_attention_backward(*arrays, grad, gradient=gradient, **common)[0]
 
-    attend(n=256, num_bases=1)()  # threads and tables, which stay
-    call = attend()
+    prepare(n=256, num_bases=1)()  # threads and tables, which stay
+    call = prepare()
     RESET.write_text("5")  # the peak starts again from what is held now
     before = held("VmRSS")
     out = call()

@@ -22,7 +22,7 @@ from ._plain import ROWS_AT_ONCE, plain_attention
 from ._timing import torch_attention
 
 Array = NDArray[Any]
-Peers = dict[str, Callable[[], Array]]
+Peers = dict[str, Callable[[], Any]]  # arrays, or three of them: dq, dk, dv
 
 PRODUCT = "conv_matmul"
 BY_BASIS, BY_STRIP = "one FFT per basis", "one FFT per strip"

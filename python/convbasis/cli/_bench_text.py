@@ -7,6 +7,8 @@ import platform
 import numpy as np
 
 from .. import __version__, _validate, build_info
+from ._bench_backward import GRADIENT_OF
+from ._bench_backward import NOTES as BACKWARD_NOTES
 from ._bench_cases import GROWTH_TARGET, MEMORY_TARGET, Settings
 from ._bench_job import TRUTH_ROWS, Growth, Memory, Outcome, Result
 from ._bench_peers import BY_STRIP, NOTES, PRODUCT
@@ -19,7 +21,7 @@ COLUMNS = {
     "problem": 9,
     "n": 13,
     "k": 3,
-    "method": 23,
+    "method": 27,
     "median ms (min to max)": 25,
     "error": 7,
     "rows exact": 10,
@@ -86,7 +88,7 @@ def contest_lines(result: Result) -> list[str]:
             "median ms (min to max)": times(score.seconds),
             "error": f"{score.error:.1e}",
         }
-        if method == CONV and result.by_strips is not None:
+        if method in (CONV, *GRADIENT_OF) and result.by_strips is not None:
             cells["method"] += " (strips)" if result.by_strips else " (exact)"
             cells["rows exact"] = f"{result.rows_exact:,}"
         speedup = result.speedup(method)
@@ -121,7 +123,7 @@ def memory_line(memory: Memory) -> str:
         "problem": "memory",
         "n": f"{memory.n:,}",
         "k": str(memory.num_bases),
-        "method": CONV,
+        "method": memory.method,
     }
     if memory.mebibytes is None:
         cells["against baseline"] = "not measured"
@@ -146,8 +148,9 @@ def notes(outcome: Outcome, seconds: float) -> list[str]:
         "Times are medians of interleaved turns after a warm-up, a turn being one call, or the "
         "mean of those that fit in 50 ms; those of conv_attention include recovery. Errors are "
         "relative to float64, in the Frobenius norm, on at least "
-        f"{TRUTH_ROWS} random rows. 'rows exact' are rows that conv_attention computed directly.",
-        *(f"{method}: {note}." for method, note in NOTES.items()),
+        f"{TRUTH_ROWS} random rows. 'rows exact' are rows that it, or its backward pass, computed "
+        "directly.",
+        *(f"{method}: {note}." for method, note in (NOTES | BACKWARD_NOTES).items()),
     ]
     if not settings.has_targets:
         lines.append("Targets are for float32 and head_dim 64 alone.")

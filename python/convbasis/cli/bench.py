@@ -19,7 +19,17 @@ from ._arguments import (
     add_num_threads,
     threads_of,
 )
-from ._bench_cases import GRID, GROWTH, QUICK_GRID, QUICK_TABLE, TABLE, Contest, Grid, Settings
+from ._bench_cases import (
+    GRID,
+    GROWTH,
+    MEMORY_METHODS,
+    QUICK_GRID,
+    QUICK_TABLE,
+    TABLE,
+    Contest,
+    Grid,
+    Settings,
+)
 from ._bench_job import Growth, Outcome, Result, measure, measure_memory, stages
 from ._bench_json import as_dict
 from ._bench_text import contest_lines, growth_line, heading, memory_line, notes
@@ -27,10 +37,10 @@ from ._progress import Silent, progress
 from ._timing import ROUNDS
 
 DESCRIPTION = """\
-Time conv_attention and conv_matmul beside other methods, in turn on the same random problems with
-known strips: torch's attention, exact_attention, long FFTs by scipy, plain NumPy. Prints a
-Markdown table with the error beside every time, and the targets of this project. torch and scipy
-are used where they are installed.
+Time conv_attention, its backward pass and conv_matmul beside other methods, in turn on the same
+random problems with known strips: torch's attention, exact_attention, long FFTs by scipy, plain
+NumPy. Prints a Markdown table with the error beside every time, and the targets of this project.
+torch and scipy are used where they are installed.
 
 The exit code is 0 whether or not targets are met.
 """
@@ -38,7 +48,7 @@ The exit code is 0 whether or not targets are met.
 EPILOG = """\
 examples:
   convbasis bench --quick                           under a minute, n up to 16,384
-  convbasis bench > table.md                        five minutes or so, n up to 262,144
+  convbasis bench > table.md                        eight minutes or so, n up to 262,144
   convbasis bench --quick --json bench.json --plot bench.png
   convbasis bench --num-threads 1 --dtype float64 --head-dim 128
 
@@ -141,7 +151,7 @@ class Job:
         quick = settings.quick
         self.table = QUICK_TABLE if quick else TABLE
         self.growth = () if quick else GROWTH
-        self.with_memory = not quick
+        self.memory = () if quick else MEMORY_METHODS
         self.grid = QUICK_GRID if quick else GRID
         self.grid_contests = tuple(self.grid.contests()) if with_grid else ()
         self.table_seconds = QUICK_TABLE_SECONDS if quick else TABLE_SECONDS
@@ -153,7 +163,7 @@ class Job:
         """Stages of the progress, the picture itself among them."""
         return (
             stages((*self.table, *self.growth), self.settings.repeats)
-            + self.with_memory
+            + len(self.memory)
             + stages(self.grid_contests, self.grid_repeats)
             + bool(self.grid_contests)
         )
@@ -169,10 +179,10 @@ class Job:
             results = list(self.measured(self.growth, shown))
             outcome.growth = Growth(results, settings.has_targets)
             shown.line(growth_line(outcome.growth))
-        if self.with_memory:
-            shown.step("memory, in a process of its own")
-            outcome.memory = measure_memory(settings)
-            shown.line(memory_line(outcome.memory))
+        for method in self.memory:
+            shown.step(f"memory of {method}, in a process of its own")
+            outcome.memory.append(measure_memory(method, settings))
+            shown.line(memory_line(outcome.memory[-1]))
         for contest in self.grid_contests:
             outcome.grid.append(
                 measure(

@@ -35,7 +35,8 @@ class ConvAttention(nn.Module):
         with fewer, the weights are smaller than those of ``torch.nn.MultiheadAttention``.
     rotary_base : float, optional
         Rotate queries and keys by their positions (RoFormer, arXiv 2104.09864), with this longest
-        wavelength over 2 pi; 10,000 is usual. Default: no rotation. The head dimension must be even.
+        wavelength over 2 pi; 10,000 is usual. The head dimension must be even. Default: no
+        rotation.
     options, tol, on_miss, gradient
         Of every call, as in `convbasis.torch.conv_attention`.
 
