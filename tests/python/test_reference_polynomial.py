@@ -102,6 +102,7 @@ def test_a_degenerate_interval_is_one_point():
 def test_what_powers_cannot_reach_is_none():
     assert reference.polynomial_degree(1e-6, -10.0, 10.0) is None
     assert reference.polynomial_degree(0.1, -50.0, 50.0) is None
+    assert reference.polynomial_degree(0.1, -5000.0, 5000.0) is None
     assert reference.polynomial_degree(0.001, -10.0, 10.0) == 17
 
 
@@ -131,6 +132,7 @@ def test_the_degree_is_the_least(middle, radius, epsilon):
         (lambda: reference.exp_polynomial(1, 1.0, 0.0), "no interval; expected .*; got 1.0 and 0"),
         (lambda: reference.polynomial_error([], 0.0, 1.0), "expected shape .*; got .0"),
         (lambda: reference.polynomial_error([1.0], 0.0, np.inf), "finite numbers"),
+        (lambda: reference.exp_polynomial(1, -999.0, 0.0), "too far from 0; expected .* 300; got"),
         (lambda: reference.polynomial_degree(0.0, 0.0, 1.0), "not positive; expected .*; got 0"),
     ],
 )

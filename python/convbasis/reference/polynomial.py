@@ -24,17 +24,25 @@ from numpy.typing import ArrayLike, NDArray
 MOST_DEGREE = 40
 
 #: Intervals beyond this cannot be had with powers in float64: ``exp(WIDEST) u > 0.1``.
-WIDEST = 34.0
+WIDEST = 35.0
+
+#: Beyond this exp overflows or vanishes somewhere on the way.
+LARGEST = 300.0
 
 #: The exchange converges quadratically; rounding stops it before.
 MOST_EXCHANGES = 30
 
 
-def check_interval(function: str, low: float, high: float) -> None:
-    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+def check_interval(function: str, low: float, high: float, largest: float = LARGEST) -> None:
+    if not (low <= high and math.isfinite(low) and math.isfinite(high)):
         raise ValueError(
             f"[{function}] low and high are no interval; expected finite numbers with "
             f"low <= high; got {low} and {high}"
+        )
+    if max(-low, high) > largest:
+        raise ValueError(
+            f"[{function}] low and high are too far from 0; expected sizes of at most {largest:g}; "
+            f"got {low} and {high}"
         )
 
 
@@ -68,7 +76,7 @@ def exp_polynomial(degree: int, low: float, high: float) -> NDArray[np.float64]:
     Raises
     ------
     ValueError
-        If `degree` is negative or the interval is none.
+        If `degree` is negative, or the interval is none or goes beyond 300 in size.
 
     Notes
     -----
@@ -142,7 +150,7 @@ def polynomial_error(coefficients: ArrayLike, low: float, high: float) -> float:
     Raises
     ------
     ValueError
-        If `coefficients` is empty or the interval is none.
+        If `coefficients` is empty, or the interval is none or goes beyond 300 in size.
 
     Examples
     --------
@@ -190,7 +198,7 @@ def polynomial_degree(epsilon: float, low: float, high: float) -> int | None:
     Raises
     ------
     ValueError
-        If `epsilon` is not positive or the interval is none.
+        If `epsilon` is not positive, or the interval is none or a narrow one beyond 300.
 
     Notes
     -----
@@ -206,7 +214,7 @@ def polynomial_degree(epsilon: float, low: float, high: float) -> int | None:
         raise ValueError(
             f"[polynomial_degree] epsilon is not positive; expected a number above 0; got {epsilon}"
         )
-    check_interval("polynomial_degree", low, high)
+    check_interval("polynomial_degree", low, high, math.inf)
     if high - low > WIDEST:
         return None
     for degree in range(MOST_DEGREE + 1):

@@ -187,7 +187,8 @@ def polynomial_attention(
     ------
     ValueError
         If not exactly one of `degree` and `coefficients` is given, `through` is unknown, shapes
-        do not match, or the weights of a row sum to 0 or less, which takes ``epsilon >= 1``.
+        do not match, the range goes beyond 300 in size, or the weights of a row sum to 0 or less,
+        which takes ``epsilon >= 1``.
 
     Notes
     -----
