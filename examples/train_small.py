@@ -201,6 +201,7 @@ def save_plot(path, result):
         major_locator=LogLocator(subs=(1, 2, 5)), major_formatter=StrMethodFormatter("{x:,.0f}")
     )
     right.minorticks_off()
+    right.set_ylim(bottom=0.3 * min(map(min, result["speed"].values())))  # room for the legend
     if result["crossover"] is not None:
         label = f"strips are faster {since(result)}"
         right.axvline(result["crossover"], color=ink, linestyle=":", label=label)
