@@ -23,9 +23,10 @@ def example():
 
 
 @pytest.fixture
-def torch():
-    """torch, with its number of threads put back afterwards."""
+def torch(monkeypatch):
+    """torch, with settings that other tests do not notice."""
     torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch, "set_flush_denormal", lambda mode: None)
     threads = torch.get_num_threads()
     yield torch
     torch.set_num_threads(threads)
@@ -190,6 +191,15 @@ def test_training_lowers_the_loss(model):
     losses, _, _ = model.train(128, 40, seed=0)
     for values in losses.values():
         assert sum(values[-5:]) < 0.97 * sum(values[:5])
+
+
+def test_subnormal_weights_do_not_slow_the_baseline(example, model, torch, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(torch, "set_flush_denormal", flushed.append)
+    monkeypatch.setattr(model, "train", lambda *_: ({"conv": [1.0], "exact": [1.0]}, {}, 8))
+    monkeypatch.setattr(model, "compare_speed", lambda *_: {"conv": [2.0], "exact": [1.0]})
+    assert example.main(["--steps", "1", "--sizes", "64"]) == 0
+    assert flushed == [True]
 
 
 def test_curves_that_differ_end_with_status_1(example, model, monkeypatch, capsys):
