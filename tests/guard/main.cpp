@@ -111,6 +111,29 @@ std::function<void()> attention(index_t n, index_t k, index_t d) {
   };
 }
 
+/// The gradient of a loss through one head of strips; query and key have nothing to do with them.
+std::function<void()> backward(index_t n, index_t k, index_t d, Gradient gradient) {
+  struct Arrays {
+    Arrays(index_t rows, index_t count, index_t channels)
+        : head(rows, channels),
+          strips(rows, count, channels),
+          grad_query(head.out),
+          grad_key(head.out) {}
+    [[nodiscard]] View<float, 4> write(std::vector<float>& array) const {
+      return contiguous_view<float, 4>(array.data(), {1, 1, head.rows, head.dim});
+    }
+    HeadProblem head;
+    StripProblem<float> strips;
+    std::vector<float> grad_query, grad_key;
+  };
+  return [p = std::make_shared<Arrays>(n, k, d), gradient] {
+    (void)conv_attention_backward<float>(
+        p->strips.basis(), nullptr, p->head.view(p->head.query), p->head.view(p->head.key),
+        p->head.view(p->head.value), p->strips.input(), p->write(p->grad_query),
+        p->write(p->grad_key), p->head.output(), 0.125, gradient, {}, kOneThread);
+  };
+}
+
 std::function<void()> sums(index_t n, index_t k) {
   return [p = std::make_shared<StripProblem<float>>(n, k, 1)] {
     row_sums<float>(p->basis(), p->row_sums(), kOneThread);
@@ -147,6 +170,9 @@ const Case kCases[] = {
     {"conv_matmul_double", [] { return matmul<double>(2048, 4, 32, false); }},
     {"conv_matmul_double_transposed", [] { return matmul<double>(2048, 4, 32, true); }},
     {"conv_attention", [] { return attention(4096, 4, 64); }},
+    {"conv_attention_backward_basis", [] { return backward(2048, 4, 64, Gradient::basis); }},
+    {"conv_attention_backward_attention",
+     [] { return backward(1024, 4, 16, Gradient::attention); }},
     {"row_sums", [] { return sums(8192, 16); }},
     {"recover_basis", [] { return recovery(2048, 64); }},
     {"exact_attention", [] { return exact(512, 64); }},

@@ -111,8 +111,12 @@ def test_widths(d, value_dim, gradient, strip_head):
 def test_every_kind_of_schedule(dtype, model, gradient, strip_head):
     """Direct sums, one level, and several; near blocks of 256 rows, and nothing but near ones."""
     cb.set_cost_model(model, dtype)
-    for n, starts, upper in [(2100, [0, 3, 700, 1500], None), (1025, [2, 512], [0, 700])]:
-        head = strip_head(n, starts, upper, d=4, value_dim=3, dtype=dtype)
+    for n, n_kv, starts, upper in [
+        (2100, 2100, [0, 3, 700, 1500], None),
+        (1025, 1025, [2, 512], [0, 700]),
+        (1300, 500, [0, 300], None),
+    ]:
+        head = strip_head(n, starts, upper, n_kv=n_kv, d=4, value_dim=3, dtype=dtype)
         if dtype == np.float32:
             check_beside_plain(head, gradient)
         else:
