@@ -143,19 +143,21 @@ void HeadBackward<T>::divide_by_sums() {
 
   const Buffer<double> inverse = forward_.inverse_sums();
   largest_share_ = *std::max_element(inverse.data(), inverse.data() + rows_);
-  const auto unscale = static_cast<double>(forward_.values().unscale);
+  const T unscale = forward_.values().unscale;
   delta_.resize(static_cast<std::size_t>(rows_));
   delta_shares_.resize(static_cast<std::size_t>(rows_));
   grads_ = Buffer<T>(rows_ * channels);
   shares_ = Buffer<T>(rows_ * channels);
   each_row([&](index_t i, std::size_t) {
     T *grad = grads_.data() + i * channels, *share = shares_.data() + i * channels;
+    T* mean = output_.data() + i * channels;
     std::copy_n(grad_rows_.row(i), channels, grad);
     simd.scale(grad, unit_, channels);
+    simd.scale(mean, 1 / unscale, channels);  // first: sums of the largest values overflow
     T dot = 0;
-    simd.dots({grad, channels}, 1, output_.data() + i * channels, channels, T(1), &dot);
+    simd.dots({grad, channels}, 1, mean, channels, T(1), &dot);
     const auto at = static_cast<std::size_t>(i);
-    delta_[at] = static_cast<double>(dot) / unscale;
+    delta_[at] = static_cast<double>(dot);
     delta_shares_[at] = delta_[at] * inverse[i];
     std::copy_n(grad, channels, share);
     simd.scale(share, static_cast<T>(inverse[i]), channels);
