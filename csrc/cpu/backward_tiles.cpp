@@ -1,10 +1,24 @@
 #include "cpu/backward_tiles.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "cpu/blas.h"
 
 namespace convbasis {
+namespace {
+
+/// weights = exp(weights - lse). Rounding an lse of some hundred would change all weights of a row
+/// alike, so what it changes is taken back.
+template <class T>
+void exp_of_row(T* weights, double lse, index_t count) {
+  const T shift = static_cast<T>(lse);
+  kernels<T>().exp_shifted(weights, shift, weights, count);
+  const T factor = static_cast<T>(std::exp(static_cast<double>(shift) - lse));
+  if (factor != T(1)) kernels<T>().scale(weights, factor, count);
+}
+
+}  // namespace
 
 template <class T>
 BackwardTiles<T>::BackwardTiles(Rows<const T> value, const Panels<T>& value_panels,
@@ -20,14 +34,13 @@ BackwardTiles<T>::BackwardTiles(Rows<const T> value, const Panels<T>& value_pane
 
 template <class T>
 void BackwardTiles<T>::forward(ScoreTiles<T>& source, index_t keys, const BackwardRows<T>& rows) {
-  double lse[kQueryTile];
-  softmax_.attend(source, value_, keys, is_causal_, rows.rows, {output_.data(), channels_}, lse);
+  softmax_.attend(source, value_, keys, is_causal_, rows.rows, {output_.data(), channels_},
+                  rows.lse);
   for (index_t r = 0; r < static_cast<index_t>(rows.rows.size()); ++r) {
     const T *output = output_.data() + r * channels_, *grad = rows.grad_output.row(r);
     double delta = 0;
     for (index_t c = 0; c < channels_; ++c)
       delta += static_cast<double>(grad[c]) * static_cast<double>(output[c]);
-    rows.lse[r] = static_cast<T>(lse[r]);
     rows.delta[r] = static_cast<T>(delta);
   }
 }
@@ -43,9 +56,11 @@ Rows<const T> BackwardTiles<T>::backward(ScoreTiles<T>& source, index_t first, i
     T *weights = weights_.data() + r * kPanel, *grads = grad_scores_.data() + r * kPanel;
     const index_t seen = std::clamp<index_t>(
         visible_keys(rows.rows[static_cast<std::size_t>(r)], last, is_causal_) - first, 0, width);
-    kernels<T>().exp_shifted(weights, rows.lse[r], weights, seen);
-    const T delta = rows.delta[r];
-    for (index_t j = 0; j < seen; ++j) grads[j] = weights[j] * (grads[j] - delta);
+    if (seen > 0) {
+      exp_of_row(weights, rows.lse[r], seen);
+      const T delta = rows.delta[r];
+      for (index_t j = 0; j < seen; ++j) grads[j] = weights[j] * (grads[j] - delta);
+    }
     std::fill(weights + seen, weights + width, T(0));
     std::fill(grads + seen, grads + width, T(0));
   }

@@ -13,8 +13,8 @@ template <class T>
 struct BackwardRows {
   std::span<const index_t> rows;
   Rows<const T> grad_output;
-  T* lse;    ///< log of the row's sum of weights
-  T* delta;  ///< grad_output . output
+  double* lse;  ///< log of the row's sum of weights
+  T* delta;     ///< grad_output . output
 };
 
 /// Tiles of the softmax f and of the gradient by the logits, dS = f o (dY V^T - delta), for logits

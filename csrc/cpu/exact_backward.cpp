@@ -85,7 +85,8 @@ struct QueryHead {
   Buffer<T> query_copy, grad_copy;
   Rows<const T> query, grad_output;
   std::vector<index_t> row_numbers;
-  Buffer<T> lse, delta;
+  Buffer<double> lse;
+  Buffer<T> delta;
   Sums<T> grad_query;
 };
 

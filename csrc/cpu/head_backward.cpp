@@ -14,8 +14,6 @@
 namespace convbasis {
 namespace {
 
-constexpr index_t kRowsPerTask = 256;
-
 /// A view of the rows in reverse.
 template <class T>
 View<T, 2> reversed(const View<T, 2>& matrix) {
@@ -23,10 +21,6 @@ View<T, 2> reversed(const View<T, 2>& matrix) {
   return {matrix.data + last * matrix.strides[0],
           matrix.shape,
           {-matrix.strides[0], matrix.strides[1]}};
-}
-template <class T>
-Rows<T> reversed(Rows<T> rows, index_t count) {
-  return {rows.row(count - 1), -rows.stride};
 }
 
 template <class T>
@@ -41,18 +35,16 @@ Buffer<T> zeros(index_t count) {
 template <class T>
 void put_rows(Rows<const T> from, T factor, T other, bool more, const View<T, 2>& to,
               const Exec& exec) {
-  const auto [rows, columns] = to.shape;
-  parallel_for(exec, ceil_div(rows, kRowsPerTask), [&](index_t task, int) {
-    for (index_t i = task * kRowsPerTask; i < std::min((task + 1) * kRowsPerTask, rows); ++i) {
-      const T* row = from.row(i);
-      if (to.strides[1] == 1) {
-        T* target = to.data + i * to.strides[0];
-        for (index_t c = 0; c < columns; ++c)
-          target[c] = (more ? target[c] : T(0)) + factor * row[c] * other;
-      } else {
-        for (index_t c = 0; c < columns; ++c)
-          to(i, c) = (more ? to(i, c) : T(0)) + factor * row[c] * other;
-      }
+  const index_t columns = to.shape[1];
+  for_each_row(exec, to.shape[0], [&](index_t i) {
+    const T* row = from.row(i);
+    if (to.strides[1] == 1) {
+      T* target = to.data + i * to.strides[0];
+      for (index_t c = 0; c < columns; ++c)
+        target[c] = (more ? target[c] : T(0)) + factor * row[c] * other;
+    } else {
+      for (index_t c = 0; c < columns; ++c)
+        to(i, c) = (more ? to(i, c) : T(0)) + factor * row[c] * other;
     }
   });
 }
@@ -128,34 +120,28 @@ void HeadBackward<T>::divide_by_sums() {
   const Kernels<T>& simd = kernels<T>();
   const index_t channels = forward_.channels();
   StageTimer timer(seconds.normalize);
-  const index_t tasks = ceil_div(rows_, kRowsPerTask);
-  const auto each_row = [&](const auto& visit) {
-    parallel_for(exec_, tasks, [&](index_t task, int) {
-      for (index_t i = task * kRowsPerTask; i < std::min((task + 1) * kRowsPerTask, rows_); ++i)
-        visit(i, static_cast<std::size_t>(task));
-    });
-  };
-  std::vector<T> peaks(static_cast<std::size_t>(tasks), T(0));
-  each_row([&](index_t i, std::size_t task) {
-    peaks[task] = std::max(peaks[task], simd.max_magnitude(grad_rows_.row(i), channels));
-  });
-  scale_to_one(simd.max_magnitude(peaks.data(), tasks));
+  Buffer<T> peaks(rows_);
+  for_each_row(exec_, rows_,
+               [&](index_t i) { peaks[i] = simd.max_magnitude(grad_rows_.row(i), channels); });
+  scale_to_one(simd.max_magnitude(peaks.data(), rows_));
 
   const Buffer<double> inverse = forward_.inverse_sums();
   largest_share_ = *std::max_element(inverse.data(), inverse.data() + rows_);
-  const auto unscale = static_cast<double>(forward_.values().unscale);
+  const T unscale = forward_.values().unscale;
   delta_.resize(static_cast<std::size_t>(rows_));
   delta_shares_.resize(static_cast<std::size_t>(rows_));
   grads_ = Buffer<T>(rows_ * channels);
   shares_ = Buffer<T>(rows_ * channels);
-  each_row([&](index_t i, std::size_t) {
+  for_each_row(exec_, rows_, [&](index_t i) {
     T *grad = grads_.data() + i * channels, *share = shares_.data() + i * channels;
+    T* mean = output_.data() + i * channels;
     std::copy_n(grad_rows_.row(i), channels, grad);
     simd.scale(grad, unit_, channels);
+    simd.scale(mean, 1 / unscale, channels);  // first: sums of the largest values overflow
     T dot = 0;
-    simd.dots({grad, channels}, 1, output_.data() + i * channels, channels, T(1), &dot);
+    simd.dots({grad, channels}, 1, mean, channels, T(1), &dot);
     const auto at = static_cast<std::size_t>(i);
-    delta_[at] = static_cast<double>(dot) / unscale;
+    delta_[at] = static_cast<double>(dot);
     delta_shares_[at] = delta_[at] * inverse[i];
     std::copy_n(grad, channels, share);
     simd.scale(share, static_cast<T>(inverse[i]), channels);

@@ -86,8 +86,7 @@ void HeadForward<T>::run(const View<T, 2>& out, const View<T, 1>& lse) {
   }
   run_half(halves_[0], out, values_.rows, channels_, model_, exec_, seconds);
   if (halves_.size() > 1) {
-    const Rows<const T> reversed{values_.rows.row(rows_ - 1), -values_.rows.stride};
-    run_half(halves_[1], {}, reversed, channels_, model_, exec_, seconds);
+    run_half(halves_[1], {}, reversed(values_.rows, rows_), channels_, model_, exec_, seconds);
   }
   {
     StageTimer timer(seconds.normalize);

@@ -22,6 +22,12 @@ void for_each_row(const Exec& exec, index_t rows, const Task& task) {
   });
 }
 
+/// The first `count` rows in reverse.
+template <class T>
+[[nodiscard]] Rows<T> reversed(Rows<T> rows, index_t count) {
+  return {rows.row(count - 1), -rows.stride};
+}
+
 /// Rows [first, last) with contiguous channels, padded with zeros to `channels`.
 template <class T>
 void pack_rows(const View<const T, 2>& matrix, index_t first, index_t last, index_t channels,

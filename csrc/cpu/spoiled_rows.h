@@ -1,7 +1,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <optional>
 #include <span>
 #include <vector>
@@ -28,20 +27,15 @@ void backward_of_spoiled_rows(const HeadForward<T>& head, std::span<const double
   const Panels<T> panels(head.values().rows, keys, channels, exec);
   std::vector<std::optional<BackwardTiles<T>>> tiles(
       static_cast<std::size_t>(resolve_threads(exec)));
-  Buffer<T> grads(together * channels), lse(together), deltas(together), found(together * keys);
+  Buffer<T> grads(together * channels), deltas(together), found(together * keys);
+  std::vector<double> lse = head.spoiled_lse();
   for (index_t first = 0; first < static_cast<index_t>(all.size()); first += together) {
     const index_t count = std::min(together, static_cast<index_t>(all.size()) - first);
     const auto rows = all.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
     for (index_t r = 0; r < count; ++r) {
       const index_t row = rows[static_cast<std::size_t>(r)];
       std::copy_n(grad_output.row(row), channels, grads.data() + r * channels);
-      // Rounding an lse of some hundred would change all weights of a row alike: what it changes
-      // goes to the factors that the weights meet.
-      const double right = head.spoiled_lse()[static_cast<std::size_t>(first + r)];
-      lse[r] = static_cast<T>(right);
-      const double factor = std::exp(static_cast<double>(lse[r]) - right);
-      kernels<T>().scale(grads.data() + r * channels, static_cast<T>(factor), channels);
-      deltas[r] = static_cast<T>(factor * delta[static_cast<std::size_t>(row)]);
+      deltas[r] = static_cast<T>(delta[static_cast<std::size_t>(row)]);
     }
     parallel_for(exec, ceil_div(keys, kPanel), [&](index_t panel, int worker) {
       auto& mine = tiles[static_cast<std::size_t>(worker)];
@@ -50,9 +44,9 @@ void backward_of_spoiled_rows(const HeadForward<T>& head, std::span<const double
                      "conv_attention_backward");
       StripScores<T> source(lower, upper);
       const index_t key = panel * kPanel, last = std::min(key + kPanel, keys);
-      const Rows<const T> tile =
-          mine->backward(source, key, last,
-                         {rows, {grads.data(), channels}, lse.data(), deltas.data()}, grad_value);
+      const Rows<const T> tile = mine->backward(
+          source, key, last, {rows, {grads.data(), channels}, lse.data() + first, deltas.data()},
+          grad_value);
       for (index_t r = 0; r < count; ++r)
         std::copy_n(tile.row(r), last - key, found.data() + r * keys + key);
     });

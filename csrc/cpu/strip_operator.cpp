@@ -21,11 +21,6 @@ constexpr double kLevel =
     1.6;                       // a far product, in stages: what it reads and writes is nowhere near
 constexpr double kTerm = 120;  // a channel of a row, formed and added up, in direct steps
 
-template <class T>
-Rows<T> reversed(Rows<T> rows, index_t count) {
-  return {rows.row(count - 1), -rows.stride};
-}
-
 Level far_level(index_t rows, index_t near) { return {near, round_up(rows, near)}; }
 
 }  // namespace

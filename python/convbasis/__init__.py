@@ -1,7 +1,8 @@
 """Conv-basis attention: fast attention through convolution bases of the logits, with known error.
 
 Start with `conv_attention`; `exact_attention` is the same without any approximation, and
-`exact_attention_backward` its gradients. Conventions of every function:
+`conv_attention_backward` and `exact_attention_backward` are their gradients. Conventions of every
+function:
 
 - Arrays are NumPy arrays of shape ``(..., seq, dim)`` with any number of leading dimensions,
   usually ``(batch, heads, seq, dim)``, and any strides.

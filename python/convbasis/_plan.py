@@ -79,8 +79,18 @@ def plan_recovered(inputs: AttentionInputs, wanted: ConvSettings, clock: Stopwat
 def plan_again(
     inputs: AttentionInputs, options: RecoverOptions, by_strips: np.ndarray, threads: int
 ) -> Plan:
-    """The plan of an earlier call with these inputs and options, which ended with `by_strips`."""
-    return plan_of(inputs, starts_of(inputs, options, threads), by_strips, threads)
+    """The plan of an earlier call with these inputs and options, which ended with `by_strips`.
+
+    Where k is free, the cost model limits it, and may have changed since. These heads were within
+    the limit, so their strips are then found without one.
+    """
+    found = starts_of(inputs, options, threads)
+    complete = functools.reduce(np.logical_and, [part.complete for part in found])
+    if options.num_bases is None and not complete[by_strips].all():
+        candidates = min(inputs.query.shape[2] - int(options.window) + 1, inputs.key.shape[2])
+        unlimited = replace(options, num_bases=max(candidates - 1, 1))  # more would be every column
+        found = starts_of(inputs, unlimited, threads)
+    return plan_of(inputs, found, by_strips, threads)
 
 
 def starts_of(inputs: AttentionInputs, options: RecoverOptions, threads: int) -> list[Starts]:

@@ -145,7 +145,7 @@ def conv_attention_backward(
         plan = make_plan(inputs.without_unseen_keys(), wanted, clock)
     else:
         with clock("judge"):
-            plan = attend(inputs, replace(wanted, check_finite=False, certify=False)).plan
+            plan = attend(inputs, replace(wanted, certify=False)).plan
     with clock("differentiate"):
         found = differentiate(inputs, plan, grad, gradient, wanted.threads)
     results = tuple(

@@ -68,6 +68,16 @@ def test_a_basis_of_another_scale_is_refused():
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("tol", [None, 1e-3])
+def test_logits_that_overflow_are_refused(tol):
+    """In a row, too, that no sample has."""
+    ones = np.ones((2048, 4), np.float32)
+    query = ones.copy()
+    query[1000:1003] = 3e38
+    with pytest.raises(ValueError, match=r"\[conv_attention_backward\] query has logits"):
+        cb.conv_attention_backward(query, ones, ones, ones, is_causal=True, tol=tol)
+
+
 def test_lengths_that_differ_need_a_causal_call():
     longer = {**GOOD, "key": np.ones((2, 3, 6, 4)), "value": np.ones((2, 3, 6, 4))}
     with pytest.raises(NotImplementedError, match=r"^\[conv_attention_backward\] key differs in "):

@@ -121,6 +121,19 @@ def test_numbers_of_any_size(of_value, of_grad, gradient, strip_head):
 
 
 @both
+def test_sums_over_channels_of_the_largest_values(gradient, strip_head):
+    head = strip_head(600, [0, 50, 300], value_dim=16, dtype=np.float32)
+    query, key, value, grad = head.arrays
+    near_one = 1 + value / (64 * np.abs(value).max())
+    grad = np.abs(grad) * np.float32(2.0**-30)
+    want = head.backward(gradient=gradient, arrays=(query, key, near_one, grad))
+    huge = np.float32(2.0**127)
+    got = head.backward(gradient=gradient, arrays=(query, key, near_one * huge, grad))
+    for one, right, factor in zip(got, want, (huge, huge, np.float32(1)), strict=True):
+        assert np.linalg.norm(one / factor - right) <= 1e-3 * np.linalg.norm(right)
+
+
+@both
 def test_numbers_of_any_size_in_double(gradient, strip_head):
     head = strip_head(600, [0, 50, 300], [0, 200])
     query, key, value, grad = head.arrays

@@ -236,6 +236,16 @@ def test_a_constant_added_to_the_logits_has_no_gradient(problem):
     np.testing.assert_allclose(grad_value[..., :1, :], grad.mean(axis=-2, keepdims=True))
 
 
+def test_an_offset_of_the_logits_costs_no_accuracy(problem):
+    """Sums of weights of e^10000 have a log that float32 rounds by 4e-4."""
+    _, key, value, grad = problem(150, d=1, lead=(), dtype=np.float32)
+    arrays = np.ones_like(key), np.float32(1e4) + np.round(2 * key), value, grad
+    got = cb.exact_attention_backward(*arrays, scale=1.0)
+    want = oracle(*arrays, is_causal=False, scale=1.0)
+    for one, right in zip(got[1:], want[1:], strict=True):
+        assert np.linalg.norm(one - right) <= 5e-6 * np.linalg.norm(right)
+
+
 def test_the_future_has_no_gradient(problem):
     query, key, value, grad = problem(300, lead=())
     grad[200:] = 0

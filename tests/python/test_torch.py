@@ -1,5 +1,6 @@
 """convbasis.torch.conv_attention: values, gradients, compilation, and what it refuses."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -266,6 +267,37 @@ def test_the_backward_pass_repeats_the_choice_of_heads(tensors, strips):
         assert not torch.allclose(other[:, 2:], truth[:, 2:], rtol=0.1)
     with pytest.raises(cb.ToleranceMissed, match="tol is missed by 4 of 8 heads"):
         conv_attention(q, k, v, tol=1e-6, on_miss="error", **named)
+
+
+def test_the_backward_pass_has_the_strips_of_the_forward_pass():
+    """Even when another cost model would allow fewer by then."""
+    model = cb.cost_model(np.float64)
+    options = cb.RecoverOptions(window=4)
+    problem = cb.problems.conv_problem(n=1024, head_dim=8, num_bases=100)
+    q, k, v = (
+        torch.from_numpy(array).requires_grad_()
+        for array in (problem.query, problem.key, problem.value)
+    )
+    found = []
+    try:
+        for later in (100.0, 0.01):
+            cb.set_cost_model(dataclasses.replace(model, exact=100.0 * model.exact), np.float64)
+            out, exact_mask = conv_attention(
+                q,
+                k,
+                v,
+                is_causal=True,
+                scale=problem.scale,
+                options=options,
+                return_exact_mask=True,
+            )
+            assert not exact_mask
+            cb.set_cost_model(dataclasses.replace(model, exact=later * model.exact), np.float64)
+            found.append(torch.autograd.grad(out, (q, k, v), weight_of(out)))
+    finally:
+        cb.set_cost_model(model, np.float64)
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, rtol=1e-9, atol=1e-12)
 
 
 def test_results_repeat_whatever_the_threads(strips, monkeypatch):

@@ -38,6 +38,14 @@ def test_tensors_that_are_refused(tensors):
     assert conv_attention(q, k, v * torch.nan, check_finite=False).isnan().any()
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what torch.func uses
+def test_forward_mode_is_refused(tensors):
+    """torch itself would take the tangent of an operator that has none for zero."""
+    q, k, v = tensors
+    with pytest.raises(NotImplementedError, match="query has a tangent"):
+        torch.func.jvp(lambda one: conv_attention(one, k, v), (q,), (torch.ones_like(q),))
+
+
 def test_cuda_tensors_are_refused():
     with FakeTensorMode():
         fake = torch.empty(1, 1, 4, 4, device="cuda")

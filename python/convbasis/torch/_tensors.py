@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.autograd.forward_ad import unpack_dual
 
 from .. import _validate
 
@@ -37,6 +38,15 @@ def check_tensors(tensors: Sequence[tuple[str, Any]], layout: str) -> None:
         if tensor.layout != torch.strided:
             raise _validate.wrong(
                 NAME, name, "is sparse", "a dense tensor", tensor.layout, NotImplementedError
+            )
+        if not torch.compiler.is_compiling() and unpack_dual(tensor).tangent is not None:
+            raise _validate.wrong(
+                NAME,
+                name,
+                "has a tangent, which would be lost: only the backward pass is known",
+                "a tensor outside of forward-mode differentiation",
+                "a dual tensor",
+                NotImplementedError,
             )
         if tensor.dtype not in DTYPES:
             raise _validate.wrong(

@@ -81,7 +81,8 @@ def conv_attention(
     -----
     For the backward pass only the inputs and one bit a head are kept. It finds the strips again,
     which costs as much as in the forward pass, and gives the same ones. Its own derivative is not
-    available. Results and gradients do not depend on the number of threads.
+    available, nor is forward-mode differentiation. Results and gradients do not depend on the
+    number of threads.
 
     ``torch.compile`` takes the call whole, as the operator ``torch.ops.convbasis.conv_attention``,
     and its gradient as another: nothing inside is compiled anew and nothing breaks the graph.
