@@ -93,6 +93,10 @@ def conv_attention_backward(
     spoiled in the forward pass are computed one by one. Results do not depend on the number of
     threads.
 
+    Rounding: rows that the transforms may have changed by more than 1e-4 of their size (float64:
+    2.5e-12) are computed one by one; errors are usually a few roundings of the computing type, but
+    may come near that budget where logits have a wide range.
+
     Where the logits deviate by at most dev, ``|dV~ - dV| <= (e - 1) f^T |dY|`` with
     ``e = exp(2 dev)``, and entries of dS, hence of ``"attention"``'s dQ and dK, deviate by at most
     ``(e^2 - 1) f R``, R_i being the range of ``dY_i . V_j`` over the keys j that row i sees.

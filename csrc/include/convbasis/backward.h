@@ -60,7 +60,8 @@ struct BackwardReport {
 /// exact_attention_backward.
 ///
 /// Rows that rounding spoiled in the forward pass are computed one by one, in O(n d). The forward
-/// pass is run again; memory O(k n + n d). Results do not depend on the number of threads.
+/// pass is run again; memory O(k n + n d). Results do not depend on the number of threads. Throws
+/// InvalidArgument when shapes do not fit.
 template <class T>
 BackwardReport conv_attention_backward(const BasisView<T>& lower, const BasisView<T>* upper,
                                        View<const T, 4> query, View<const T, 4> key,

@@ -84,6 +84,8 @@ def conv_attention(
     available, nor is forward-mode differentiation. Results and gradients do not depend on the
     number of threads.
 
+    Under autocast inputs are not cast: give all three the same type.
+
     ``torch.compile`` takes the call whole, as the operator ``torch.ops.convbasis.conv_attention``,
     and its gradient as another: nothing inside is compiled anew and nothing breaks the graph.
     What is rejected for its shape is then rejected when the graph runs. A `RecoverOptions` should
