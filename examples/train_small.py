@@ -7,7 +7,7 @@ construction. Both models start from the same weights and see the same batches; 
 agree to rounding, and a table shows from which n on strips are faster.
 
     python examples/train_small.py                       # both models at n = 4,096, two minutes
-    python examples/train_small.py --quick               # a few seconds, to see that it runs
+    python examples/train_small.py --quick               # under a minute, to see that it runs
     python examples/train_small.py --json train.json --plot train.png
 """
 
@@ -26,6 +26,7 @@ INSTALL = {
     "convbasis": "pip install .   (in the root of the repository)",
     "torch": "pip install torch   (its CPU build is enough)",
     "matplotlib": "pip install matplotlib",
+    "train_small_model": "nothing: it lies beside train_small.py, copy both",
 }
 DEFAULTS = {"n": 4096, "steps": 100, "sizes": [512, 1024, 2048, 4096, 8192, 16384]}
 QUICK = {"n": 512, "steps": 10, "sizes": [256, 512, 1024]}
@@ -34,26 +35,26 @@ PICTURES = (".png", ".pdf", ".svg")
 SAME_LOSS = 0.01  # what rounding, amplified by training, may put between the curves
 
 
-def size_list(text):
-    """An argparse type: "512,1024" -> [512, 1024]."""
+def sizes(text):
+    """An argparse type, whose name its errors show: "512,1024" -> [512, 1024]."""
     return sorted({int(part) for part in text.split(",")})
 
 
 def build_parser():
     """The command's options."""
     parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n    python")[0],
+        description=__doc__,
         epilog="Exit status: 0 when the loss curves agree, 1 when not, 2 when it could not run.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--n", type=int, help=f"tokens of a training sequence (default: {DEFAULTS['n']})")
     add("--steps", type=int, help=f"steps of training (default: {DEFAULTS['steps']})")
-    sizes = ",".join(map(str, DEFAULTS["sizes"]))
-    add("--sizes", type=size_list, help=f"n to compare the speed at (default: {sizes})")
+    defaults = ",".join(map(str, DEFAULTS["sizes"]))
+    add("--sizes", type=sizes, help=f"n to compare the speed at (default: {defaults})")
     add("--seed", type=int, default=0, help="of weights and data (default: %(default)s)")
-    add("--threads", type=int, help="default: what torch takes")
-    add("--quick", action="store_true", help="small defaults for n, steps and sizes")
+    add("--threads", type=int, help="default: what torch takes; 1 on a busy machine")
+    add("--quick", action="store_true", help="small n, steps and sizes: too few to learn")
     add("--json", metavar="FILE", help="write every number")
     add("--plot", metavar="FILE", help=f"draw losses and speed; {', '.join(PICTURES)}")
     return parser
@@ -166,7 +167,10 @@ def format_result(result):
         for n, conv, exact in zip(settings["sizes"], speed["conv"], speed["exact"], strict=True)
     ]
     found = result["crossover"]
-    lines.append("strips are not faster" if found is None else f"strips are faster {since(result)}")
+    last = settings["sizes"][-1]
+    lines.append(
+        f"strips are faster {since(result)}" if found else f"strips are not faster at n = {last:,}"
+    )
     return "\n".join(lines)
 
 
@@ -201,7 +205,8 @@ def save_plot(path, result):
         major_locator=LogLocator(subs=(1, 2, 5)), major_formatter=StrMethodFormatter("{x:,.0f}")
     )
     right.minorticks_off()
-    right.set_ylim(bottom=0.3 * min(map(min, result["speed"].values())))  # room for the legend
+    rates = [rate for values in result["speed"].values() for rate in values]
+    right.set_ylim(0.3 * min(rates), max(2 * max(rates), 4 * min(rates)))  # room for the legend
     if result["crossover"] is not None:
         label = f"strips are faster {since(result)}"
         right.axvline(result["crossover"], color=ink, linestyle=":", label=label)
@@ -234,7 +239,7 @@ def main(argv=None):
         return 0 if run(args)["agree"] else 1
     except ModuleNotFoundError as error:
         install = INSTALL.get(str(error.name).partition(".")[0], f"pip install {error.name}")
-        missing = f"[train_small] module {error.name} is missing; install it with\n    {install}"
+        missing = f"[train_small] module {error.name} is missing; to install:\n    {install}"
         print(missing, file=sys.stderr)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)

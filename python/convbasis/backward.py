@@ -56,9 +56,13 @@ def conv_attention_backward(
         are 0; the starts themselves are held fixed. ``"attention"``: the gradient of exact
         attention with the softmax matrix replaced by its approximation, the paper's; it equals the
         gradient of exact attention when the strips do. The two are gradients of different
-        functions and differ even then.
+        functions and differ even then: choose ``"basis"`` to train what is computed, where the
+        keys at the starts have to stand for the others (logits made of positions), and
+        ``"attention"`` to go on training a model of exact attention. `tol` is about the output and
+        says nothing of gradients.
     return_report : bool
-        Return also a `BackwardReport`, with bounds of the error.
+        Return also a `BackwardReport`, with bounds of the error (for ``"basis"`` of the gradient
+        by value alone).
     certify : bool
         Measure the deviation of every logit for the report, O(n^2 d) time, so that these bounds are
         certificates (rounding apart) and not estimates.

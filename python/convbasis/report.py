@@ -183,7 +183,7 @@ class Report:
         return "\n".join(lines)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class BackwardReport:
     """The account of one `conv_attention_backward` call. Arrays as in `Report`.
 
@@ -221,6 +221,39 @@ class BackwardReport:
     certified: bool
     rows_exact: Any
     seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return (
+            f"<BackwardReport {self.gradient}: {self.heads_exact} of {np.size(self.exact_mask)} "
+            f"heads exact, {self.seconds.get('total', 0.0):.3g} s>"
+        )
+
+    def __str__(self) -> str:
+        return self.to_markdown()
+
+    def to_markdown(self) -> str:
+        """A line on the whole and a table with one row a head; "-" where there is no bound."""
+        lines = [
+            f"gradient {self.gradient!r}, {self.seconds.get('total', 0.0):.3g} s; "
+            f"{self.heads_exact} of {np.size(self.exact_mask)} heads exact; bounds of the sum of "
+            f"|deviations| {'certified' if self.certified else 'estimated'}.",
+            "",
+            "| head | strips | computed | logit deviation | bound: query | key | value "
+            "| rows direct |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        for head in np.ndindex(np.shape(self.exact_mask)):
+            bounds = np.asarray(self.error_bound)[head]
+            cells = [
+                ", ".join(map(str, head)) or "-",
+                str(np.asarray(self.num_bases)[head]),
+                "exactly" if np.asarray(self.exact_mask)[head] else "by strips",
+                f"{np.asarray(self.logit_deviation)[head]:.2e}",
+                *("-" if np.isnan(bound) else f"{bound:.2e}" for bound in bounds),
+                str(np.asarray(self.rows_exact)[head]),
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+        return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain Python numbers and lists; NaN as None."""

@@ -125,7 +125,7 @@ def test_crossover_is_where_strips_stay_faster(example, conv, found):
 
 
 def test_sizes_are_sorted_and_unlike(example):
-    assert example.size_list("512,64,512") == [64, 512]
+    assert example.sizes("512,64,512") == [64, 512]
 
 
 # --- the task -----------------------------------------------------------------------------------

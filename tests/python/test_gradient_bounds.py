@@ -107,3 +107,15 @@ def test_a_bound_that_overflows_is_infinite():
     np.testing.assert_array_equal(report.error_bound, [[np.inf] * 3])
     zeros = [*arrays[:3], np.zeros_like(arrays[3])]
     np.testing.assert_array_equal(gradients(zeros, 1.0)[1].error_bound, [[0.0] * 3])
+
+
+def test_a_report_prints_a_row_a_head():
+    arrays, scale = nearly_conv(5, noise=1e-5, heads=2)
+    _, report = gradients(arrays, scale, "basis")
+    lines = str(report).splitlines()
+    assert "gradient 'basis'" in lines[0]
+    assert "0 of 2 heads exact" in lines[0]
+    assert len(lines) == 6
+    assert lines[-1].startswith("| 1 | 3 | by strips |")
+    assert "| - | - |" in lines[-1]
+    assert repr(report).startswith("<BackwardReport basis")

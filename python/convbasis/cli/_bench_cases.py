@@ -58,8 +58,13 @@ class Contest:
             return self.against
         return BY_BASIS if self.what == "product" else TORCH
 
+    @property
+    def title(self) -> str:
+        """What it is about, in a word or two."""
+        return f"{self.what} vs {self.against.split()[-1]}" if self.against else self.what
+
     def __str__(self) -> str:
-        return f"{self.what}, n = {self.n:,}, k = {self.num_bases}"
+        return f"{self.title}, n = {self.n:,}, k = {self.num_bases}"
 
 
 PRODUCTS = (PRODUCT, BY_BASIS, BY_STRIP)

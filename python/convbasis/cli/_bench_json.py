@@ -39,7 +39,7 @@ def contest(result: Result) -> dict[str, Any]:
     """One problem and all its methods."""
     asked = result.contest
     return {
-        "problem": asked.what,
+        "problem": asked.title,
         "n": asked.n,
         "num_bases": asked.num_bases,
         "baseline": result.baseline,

@@ -81,7 +81,7 @@ def contest_lines(result: Result) -> list[str]:
     lines = []
     for method, score in result.scores.items():
         cells = {
-            "problem": result.contest.what,
+            "problem": result.contest.title,
             "n": f"{result.contest.n:,}",
             "k": str(result.contest.num_bases),
             "method": method,
