@@ -12,50 +12,81 @@ namespace {
 
 constexpr index_t kFewBases = 64;  // break_even() is never below: small problems take microseconds
 constexpr index_t kMinBlock = 32, kMaxBlock = 8192;
-constexpr index_t kNearBlock = 4096;  // longest block whose spectrum stays in a core's cache
+constexpr double kCache = 1 << 20;  // bytes that a core keeps to itself, about
+constexpr double kLine = 64;        // bytes of a vector, at most: those of a cache line
 
 // Steps that a CostModel does not name, as multiples of one that it does: fitted to stage times of
-// many schedules, n = 1,024 to 262,144, k = 1 to 1,024.
-constexpr double kFar = 1.3;        // a transform whose vectors leave a core's cache
-constexpr double kInverse = 1.25;   // an inverse transform, in transforms: it adds to the output
-constexpr double kWindow = 5;       // transform of a kernel window: gathered, scattered
-constexpr double kSpectrum = 7;     // a value of a spectrum, in products: packed and written back
-constexpr double kWeight = 60;      // a value of a window's spectrum: it comes from memory
-constexpr double kRow = 75;         // a row of the output, in direct steps: from memory and back
-constexpr double kStripRow = 1100;  // a row of a strip in its diagonal blocks, all channels
+// many schedules, n = 1,024 to 262,144, k = 1 to 2,048. Those called far come on top where arrays
+// leave a core's cache.
+constexpr double kPass = 0.88;                         // a doubling of the block, in transforms
+constexpr double kFarInput = 4.0;                      // a value of a piece's spectrum
+constexpr double kWindowPass = 2.0, kFarWindow = 3.2;  // a doubling, of a window: gathered rows
+constexpr double kInversePass = 0.26;                  // a doubling, in inverses
+constexpr double kOutput = 2.6, kFarOutput = 13.5;     // a value of an inverse, which adds
+constexpr double kSpectrum = 8.3, kFarSpectrum = 3.1;  // in products: packed, and put back
+constexpr double kFarWeight = 63;                      // a value of a window's spectrum there
+constexpr double kWidePair = 1.0;          // a multiply-add there whose weights lie far apart
+constexpr double kRow = 12, kFarRow = 35;  // a row of the output, in direct steps
+constexpr double kStripRow = 8.0;          // a row of a strip in its diagonal blocks
 constexpr double kDot = 2;       // a multiply-add of a kernel's logits, in those of exact attention
 constexpr double kEntry = 1.5;   // an entry of a kernel of many: they leave the cache
 constexpr double kShared = 1.4;  // strips share the memory with other threads, exact tiles do not
 
-/// What the cost of a problem depends on: strips are taken to be of one length.
+/// What of an array of this size is not in the cache when it is wanted again.
+double far_share(double bytes) {
+  const double size = bytes / kCache;
+  return size * size / (1 + size * size);
+}
+
+/// What the cost of a problem depends on.
 struct Problem {
   double rows, strips, channels;
+  const StripLayout* layout = nullptr;  ///< null: strips begin anywhere
+
+  [[nodiscard]] double pieces(index_t block) const {
+    if (layout == nullptr) return std::ceil(rows / static_cast<double>(block)) + strips;
+    index_t count = 0;
+    for (index_t r = 0; r < layout->count(); ++r)
+      if (layout->begin(r) < layout->end(r))
+        count += ceil_div(layout->end(r), block) - layout->begin(r) / block;
+    return static_cast<double>(count);
+  }
 };
 
 Problem problem_of(const StripLayout& strips, index_t channels) {
   return {static_cast<double>(strips.rows), static_cast<double>(strips.count()),
-          static_cast<double>(channels)};
+          static_cast<double>(channels), &strips};
 }
 
 StageCosts stage_costs(const Problem& problem, const Schedule& schedule, const CostModel& model) {
   StageCosts costs;
+  const double channels = problem.channels;
   for (const Level& level : schedule.levels) {
     const double block = static_cast<double>(level.block), depth = std::log2(block);
     const double blocks = std::ceil(problem.rows / block);
     const double per_span = std::min(static_cast<double>(level.span) / block, blocks);
-    const double pieces = blocks + problem.strips;
+    const double pieces = problem.pieces(level.block);
     const double pairs = pieces * (per_span - 1) / 2;
     const double windows = problem.strips * std::min(per_span - 1, blocks / 2);
-    const double far = level.block > kNearBlock ? kFar : 1.0;
-    const double transform = far * model.transform * block * depth;
-    costs.transform += transform * (pieces * problem.channels + kWindow * windows);
-    costs.products += model.product * block *
-                      ((pairs + kSpectrum * pieces) * problem.channels + kWeight * windows);
-    costs.inverse += transform * kInverse * blocks * problem.channels;
+    // Spectra of a chunk; those of all windows; the windows' values of one frequency.
+    const double far = far_share(2 * kLine * block * pieces * per_span / blocks);
+    const double far_windows = 8 * windows * block > 1.5 * kCache ? 1 : 0;
+    const double wide = 8 * windows > 1.5 * kCache ? 1 : 0;
+    costs.transform += model.transform * block *
+                       (pieces * channels * (kPass * depth + kFarInput * far) +
+                        windows * depth * (kWindowPass + kFarWindow * far_windows));
+    costs.products +=
+        model.product * block *
+        (channels * (pairs * (1 + kWidePair * wide) + pieces * (kSpectrum + kFarSpectrum * far)) +
+         windows * kFarWeight * far_windows);
+    costs.inverse += model.transform * block * blocks * channels *
+                     (kOutput + kInversePass * depth + kFarOutput * far);
   }
   const double diagonal = std::min(static_cast<double>(schedule.diagonal), problem.rows);
-  costs.diagonal = model.direct * (problem.rows * (diagonal / 2 + kRow) * problem.channels +
-                                   problem.strips * diagonal / 2 * kStripRow);
+  const double far = far_share(4 * problem.rows * channels);
+  costs.diagonal = model.direct * channels *
+                   (problem.rows * (diagonal / 2 + kRow + kFarRow * far) +
+                    problem.strips * diagonal / 2 * kStripRow);
   return costs;
 }
 
@@ -147,7 +178,7 @@ index_t break_even(index_t seq, index_t head_dim, index_t value_dim, const CostM
   const auto channels = static_cast<double>(value_dim);
   const double exact = n * n / 2 * (d + channels) * model.exact;
   const auto is_cheaper = [&](index_t k) {
-    const Problem problem{n, static_cast<double>(k), channels};
+    const Problem problem{n, static_cast<double>(k), channels, nullptr};
     const double kernels = problem.strips * n / 2 * (kDot * d * model.exact + kEntry * model.entry);
     const double product = schedule_cost(problem, cheapest(problem, model), model);
     return kShared * (product + kernels) <= exact;

@@ -41,7 +41,7 @@ Buffer<T> some_numbers(index_t count) {
 /// the model makes of them with every step 1.
 template <class T>
 CostModel measure_schedule() {
-  constexpr index_t kRows = 2048, kBlock = 128;
+  constexpr index_t kRows = 4096, kBlock = 128;
   constexpr int kRuns = 8;
   const Buffer<T> kernel = some_numbers<T>(kRows), x = some_numbers<T>(kRows * kChannels);
   Buffer<T> y(kRows * kChannels);
@@ -53,12 +53,12 @@ CostModel measure_schedule() {
     StageSeconds seconds;
     multiply_strips<T>(matrix, schedule, false, {x.data(), kChannels}, {y.data(), kChannels},
                        kChannels, {1}, seconds);
-    best.transform = std::min(best.transform, 1e9 * seconds.inverse);
+    best.transform = std::min(best.transform, 1e9 * (seconds.transform + seconds.inverse));
     best.product = std::min(best.product, 1e9 * seconds.products);
     best.direct = std::min(best.direct, 1e9 * seconds.diagonal);
   }
   const StageCosts steps = stage_costs(matrix.layout, kChannels, schedule, {1, 1, 1, 1, 1});
-  best.transform /= steps.inverse;
+  best.transform /= steps.transform + steps.inverse;
   best.product /= steps.products;
   best.direct /= steps.diagonal;
   return best;
@@ -91,8 +91,8 @@ double measure_entry() {
   return whole / static_cast<double>(kRows + kRows / 2);
 }
 
-/// To steps of 2^(1/4): what differs less from one process to the next is noise.
-double rounded(double time) { return std::exp2(std::round(4 * std::log2(time)) / 4); }
+/// To steps of 2^(1/16): what differs less from one process to the next is noise.
+double rounded(double time) { return std::exp2(std::round(16 * std::log2(time)) / 16); }
 
 template <class T>
 CostModel measure() {

@@ -56,8 +56,8 @@ def cost_model(dtype: Any = np.float32) -> CostModel:
 
     Notes
     -----
-    The measurement takes 10 to 20 milliseconds on the calling thread. Times are rounded to
-    steps of ``2**(1/4)``, so that noise seldom changes a choice from process to process.
+    The measurement takes 20 to 30 milliseconds on the calling thread. Times are rounded to
+    steps of ``2**(1/16)``, so that noise seldom changes a choice from process to process.
 
     Examples
     --------

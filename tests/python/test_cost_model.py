@@ -38,7 +38,7 @@ def block_lengths(dtype=np.float32):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_measured_model_has_plausible_times_in_rounded_steps(dtype):
     model = cb.cost_model(dtype)
-    steps = 4 * np.log2(dataclasses.astuple(model))
+    steps = 16 * np.log2(dataclasses.astuple(model))
     np.testing.assert_allclose(steps, np.round(steps), atol=1e-9)
     assert 0 < model.direct < model.entry  # by a factor of some hundred
     assert cb.cost_model(dtype) == model  # measured once

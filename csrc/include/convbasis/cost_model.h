@@ -15,7 +15,7 @@ struct CostModel {
 };
 
 /// The model of float or double in this process: measured at the first need, in some milliseconds
-/// on the calling thread, and rounded to steps of 2^(1/4), unless it was set before.
+/// on the calling thread, and rounded to steps of 2^(1/16), unless it was set before.
 template <class T>
 [[nodiscard]] CostModel cost_model();
 
