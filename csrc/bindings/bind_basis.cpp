@@ -37,19 +37,20 @@ py::tuple starts_of(const py::array& query, const py::array& key, double scale,
     std::copy(found.num_bases.begin(), found.num_bases.end(), counts.mutable_data());
     std::transform(found.complete.begin(), found.complete.end(), complete.mutable_data(),
                    [](char flag) { return flag != 0; });
-    return py::make_tuple(starts, counts, complete);
+    return py::make_tuple(starts, counts, complete, found.seen_finite);
   });
 }
 
-void fill_kernels(const py::array& query, const py::array& key, const py::array& starts,
+bool fill_kernels(const py::array& query, const py::array& key, const py::array& starts,
                   const py::array& num_bases, py::array& kernels, double scale, int num_threads) {
-  dispatch(query, "query", [&]<class T>(T) {
+  return dispatch(query, "query", [&]<class T>(T) {
     const auto q = input<T, 4>(query, "query"), k = input<T, 4>(key, "key");
     const auto s = input<index_t, 3>(starts, "starts");
     const auto counts = input<index_t, 2>(num_bases, "num_bases");
     const auto to = output<T, 4>(kernels, "kernels");
-    run(num_threads,
-        [&](const Exec& exec) { recover_kernels<T>(q, k, s, counts, scale, to, exec); });
+    return run(num_threads, [&](const Exec& exec) {
+      return recover_kernels<T>(q, k, s, counts, scale, to, exec);
+    });
   });
 }
 

@@ -10,7 +10,6 @@
 namespace convbasis {
 namespace {
 
-constexpr index_t kFewBases = 64;  // break_even() is never below: small problems take microseconds
 constexpr index_t kMinBlock = 32, kMaxBlock = 8192;
 constexpr double kCache = 1 << 20;  // bytes that a core keeps to itself, about
 constexpr double kLine = 64;        // bytes of a vector, at most: those of a cache line

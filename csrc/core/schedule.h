@@ -60,8 +60,10 @@ struct StageCosts {
 [[nodiscard]] Schedule choose_schedule(const StripLayout& strips, index_t channels,
                                        const CostModel& model);
 
-/// Number of strips from which exact attention is expected to be cheaper: a power of two or seq, at
-/// least min(seq, 64).
+/// break_even() is never below min(seq, kFewBases): small problems take microseconds either way.
+constexpr index_t kFewBases = 64;
+
+/// Number of strips from which exact attention is expected to be cheaper: a power of two or seq.
 [[nodiscard]] index_t break_even(index_t seq, index_t head_dim, index_t value_dim,
                                  const CostModel& model);
 

@@ -6,6 +6,7 @@
 
 #include "convbasis/cost_model.h"
 #include "core/heads.h"
+#include "core/schedule.h"
 #include "core/shape.h"
 #include "cpu/rows.h"
 #include "cpu/strips.h"
@@ -81,9 +82,37 @@ class ColumnHeads {
   T scale_;
 };
 
+/// How many strips a head may have: as the options say, or up to break_even(), which takes a while
+/// and is asked for where strips are many.
+template <class T>
+class StripLimit {
+ public:
+  StripLimit(const RecoverOptions& options, index_t n, index_t head_dim)
+      : given_(options.num_bases),
+        n_(n),
+        head_dim_(head_dim),
+        value_dim_(options.value_dim.value_or(head_dim)) {}
+
+  /// Whether a head with `count` strips may have no more. Called by many threads at once.
+  [[nodiscard]] bool reached(index_t count) const {
+    if (given_) return count >= *given_;
+    if (count < kFewBases) return false;
+    index_t most = most_.load(std::memory_order_relaxed);
+    if (most == 0) most_.store(most = break_even<T>(n_, head_dim_, value_dim_));
+    return count >= most;
+  }
+
+ private:
+  std::optional<index_t> given_;
+  index_t n_, head_dim_, value_dim_;
+  mutable std::atomic<index_t> most_{0};
+};
+
+template <class T>
 struct Search {
   index_t columns;  ///< candidates: 0 .. n - T
-  index_t window, cap;
+  index_t window;
+  const StripLimit<T>& limit;
   double threshold;  ///< delta - 2 T epsilon
   index_t rows, key_columns;
 };
@@ -91,41 +120,48 @@ struct Search {
 struct Found {
   std::vector<index_t> starts;
   bool complete = true;
+  bool seen_finite = false;  ///< all candidate columns were formed, and are finite
 };
 
 /// Every column's head against the head of the running strip (v = head of its first column). Heads
 /// are formed some columns at a time, in parallel, and compared in order.
 template <class T>
-Found scan(const ColumnHeads<T>& heads, const Search& search, const Exec& exec) {
+Found scan(const ColumnHeads<T>& heads, const Search<T>& search, const Exec& exec) {
   const index_t window = search.window;
   const index_t batch = std::min(std::max(kHeadEntries / window, kItemsPerTask), search.columns);
   Buffer<T> some(batch * window);
   std::vector<T> running(static_cast<std::size_t>(window), T(0));
   Found found;
+  std::atomic<bool> finite{true};
   for (index_t first = 0; first < search.columns; first += batch) {
     const index_t last = std::min(first + batch, search.columns);
     parallel_for(exec, ceil_div(last - first, kItemsPerTask), [&](index_t task, int) {
       const index_t from = first + task * kItemsPerTask;
+      const index_t end = std::min(from + kItemsPerTask, last);
+      T* formed = some.data() + (from - first) * window;
       typename ColumnHeads<T>::Scratch scratch;
-      heads.fill(from, std::min(from + kItemsPerTask, last), window,
-                 some.data() + (from - first) * window, scratch);
+      heads.fill(from, end, window, formed, scratch);
+      if (!kernels<T>().all_finite(formed, (end - from) * window))
+        finite.store(false, std::memory_order_relaxed);
     });
     for (index_t j = first; j < last; ++j) {
       const T* head = some.data() + (j - first) * window;
       j += kernels<T>().first_apart(head, last - j, window, running.data(), search.threshold);
       if (j == last) break;
-      if (static_cast<index_t>(found.starts.size()) == search.cap) return {found.starts, false};
+      if (search.limit.reached(static_cast<index_t>(found.starts.size())))
+        return {found.starts, false};
       found.starts.push_back(j);
       std::copy_n(some.data() + (j - first) * window, window, running.data());
     }
   }
+  found.seen_finite = finite;
   return found;
 }
 
 /// Conv-Basis, Algorithms 2 and 3: each next start by binary search, which the (T, delta)
 /// non-degeneracy makes valid.
 template <class T>
-Found bisect(const ColumnHeads<T>& heads, const Search& search, const Exec& exec) {
+Found bisect(const ColumnHeads<T>& heads, const Search<T>& search, const Exec& exec) {
   const Kernels<T>& simd = kernels<T>();
   std::vector<T> running(static_cast<std::size_t>(search.window), T(0)), head = running;
   typename ColumnHeads<T>::Scratch scratch;
@@ -146,7 +182,8 @@ Found bisect(const ColumnHeads<T>& heads, const Search& search, const Exec& exec
       }
     }
     if (!differs(low)) return found;
-    if (static_cast<index_t>(found.starts.size()) == search.cap) return {found.starts, false};
+    if (search.limit.reached(static_cast<index_t>(found.starts.size())))
+      return {found.starts, false};
     found.starts.push_back(start = low);
     running = head;
   }
@@ -156,7 +193,7 @@ Found bisect(const ColumnHeads<T>& heads, const Search& search, const Exec& exec
 /// The last T - 1 columns are too short to be candidates. A valid basis has them in its last strip;
 /// when one differs from it, the strips do not tell the whole matrix. O(T^2 d).
 template <class T>
-bool tail_agrees(const ColumnHeads<T>& heads, const Search& search, index_t last_start,
+bool tail_agrees(const ColumnHeads<T>& heads, const Search<T>& search, index_t last_start,
                  const Exec& exec) {
   const index_t tails = search.key_columns - search.columns;
   if (tails <= 0) return true;
@@ -178,8 +215,8 @@ bool tail_agrees(const ColumnHeads<T>& heads, const Search& search, index_t last
 }
 
 template <class T>
-Found find_strips(const ColumnHeads<T>& heads, const Search& search, const RecoverOptions& options,
-                  const Exec& exec) {
+Found find_strips(const ColumnHeads<T>& heads, const Search<T>& search,
+                  const RecoverOptions& options, const Exec& exec) {
   Found found;
   if (options.num_bases && *options.num_bases >= search.columns) {
     for (index_t j = 0; j < search.columns; ++j) found.starts.push_back(j);
@@ -203,14 +240,13 @@ StripStarts recover_starts(View<const T, 4> query, View<const T, 4> key, double 
   require_options(kName, options);
   const auto [batch, query_heads, n, head_dim] = query.shape;
   const index_t window = std::min(options.window, std::max<index_t>(n, 1));
-  Search search;
-  search.columns = n == 0 ? 0 : std::min(n - window + 1, key.shape[2]);
-  search.window = window;
-  search.cap = options.num_bases ? *options.num_bases
-                                 : break_even<T>(n, head_dim, options.value_dim.value_or(head_dim));
-  search.threshold = options.delta - 2 * static_cast<double>(window) * options.epsilon;
-  search.rows = n;
-  search.key_columns = std::min(n, key.shape[2]);
+  const StripLimit<T> limit(options, n, head_dim);
+  const Search<T> search{n == 0 ? 0 : std::min(n - window + 1, key.shape[2]),
+                         window,
+                         limit,
+                         options.delta - 2 * static_cast<double>(window) * options.epsilon,
+                         n,
+                         std::min(n, key.shape[2])};
 
   std::vector<Found> found(static_cast<std::size_t>(batch * query_heads));
   for_each_head(exec, batch * query_heads, [&](index_t flat, const Exec& inside) {
@@ -219,7 +255,15 @@ StripStarts recover_starts(View<const T, 4> query, View<const T, 4> key, double 
     found[static_cast<std::size_t>(flat)] = find_strips(heads, search, options, inside);
   });
 
-  StripStarts result{batch, query_heads, 0, {}, {}, {}};
+  StripStarts result{batch, query_heads, 0, {}, {}, {}, search.columns > 0};
+  for (const Found& head : found) result.seen_finite = result.seen_finite && head.seen_finite;
+  // Columns hold products with every query, and with every key that is a candidate.
+  for (index_t flat = 0; result.seen_finite && flat < batch * key.shape[1]; ++flat) {
+    const View<const T, 2> keys = head_view(key, flat / key.shape[1], flat % key.shape[1]);
+    for (index_t j = search.columns; j < search.key_columns; ++j)
+      for (index_t c = 0; c < head_dim; ++c)
+        result.seen_finite = result.seen_finite && std::isfinite(keys(j, c));
+  }
   for (const Found& head : found)
     result.max_bases = std::max(result.max_bases, static_cast<index_t>(head.starts.size()));
   for (const Found& head : found) {
@@ -234,7 +278,7 @@ StripStarts recover_starts(View<const T, 4> query, View<const T, 4> key, double 
 }
 
 template <class T>
-void recover_kernels(View<const T, 4> query, View<const T, 4> key, View<const index_t, 3> starts,
+bool recover_kernels(View<const T, 4> query, View<const T, 4> key, View<const index_t, 3> starts,
                      View<const index_t, 2> num_bases, double scale, View<T, 4> kernels,
                      const Exec& exec) {
   constexpr const char* kName = "recover_kernels";
@@ -252,6 +296,7 @@ void recover_kernels(View<const T, 4> query, View<const T, 4> key, View<const in
                 "starts holds " + std::to_string(starts(b, h, r)) + "; expected less than the " +
                     std::to_string(key.shape[2]) + " keys");
 
+  std::atomic<bool> finite{true};
   for_each_head(exec, batch * query_heads, [&](index_t flat, const Exec& inside) {
     const auto [b, h, g] = head_index(flat, query_heads, key.shape[1]);
     const index_t count = num_bases(b, h), channels = round_up(head_dim, simd.lanes);
@@ -269,10 +314,12 @@ void recover_kernels(View<const T, 4> query, View<const T, 4> key, View<const in
         const index_t from = std::clamp(start, first, last);
         T* kernel = &kernels(b, h, r, 0);
         if (first < from) std::fill(kernel + n - start + first, kernel + n - start + from, T(0));
-        if (from < last)
-          simd.dots({rows + (from - first) * channels, channels}, last - from,
-                    first_keys.data() + r * channels, channels, static_cast<T>(scale),
-                    kernel + from - start);
+        if (from == last) continue;
+        simd.dots({rows + (from - first) * channels, channels}, last - from,
+                  first_keys.data() + r * channels, channels, static_cast<T>(scale),
+                  kernel + from - start);
+        if (!simd.all_finite(kernel + from - start, last - from))
+          finite.store(false, std::memory_order_relaxed);
       }
     };
     parallel_for(inside, ceil_div(n, kItemsPerTask), [&](index_t task, int) {
@@ -282,6 +329,7 @@ void recover_kernels(View<const T, 4> query, View<const T, 4> key, View<const in
         fill_tile(first, std::min(first + kTile, end), rows.data());
     });
   });
+  return finite;
 }
 
 template <class T>
@@ -301,7 +349,7 @@ ConvBasis<T> recover_basis(View<const T, 4> query, View<const T, 4> key, double 
 #define CONVBASIS_INSTANTIATE(T)                                                            \
   template StripStarts recover_starts(View<const T, 4>, View<const T, 4>, double,           \
                                       const RecoverOptions&, const Exec&);                  \
-  template void recover_kernels(View<const T, 4>, View<const T, 4>, View<const index_t, 3>, \
+  template bool recover_kernels(View<const T, 4>, View<const T, 4>, View<const index_t, 3>, \
                                 View<const index_t, 2>, double, View<T, 4>, const Exec&);   \
   template ConvBasis<T> recover_basis(View<const T, 4>, View<const T, 4>, double,           \
                                       const RecoverOptions&, const Exec&);

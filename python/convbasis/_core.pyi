@@ -102,7 +102,7 @@ def recover_starts(
     bisect: bool,
     value_dim: int,
     num_threads: int,
-) -> tuple[_Ints, _Ints, NDArray[np.bool_]]: ...
+) -> tuple[_Ints, _Ints, NDArray[np.bool_], bool]: ...
 def recover_kernels(
     query: _Floats,
     key: _Floats,
@@ -111,7 +111,7 @@ def recover_kernels(
     kernels: _Floats,
     scale: float,
     num_threads: int,
-) -> None: ...
+) -> bool: ...
 def logit_deviation(
     query: _Floats,
     key: _Floats,

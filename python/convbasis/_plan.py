@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from . import _validate
 from ._layout import AttentionInputs
 from ._settings import ConvSettings
 from .basis import ConvBasis, Strips
-from .recover import RecoverOptions, Starts, find_starts, finite_logits, form_strips
+from .recover import RecoverOptions, Starts, find_starts, form_strips
 from .report import Stopwatch
 
 
@@ -69,11 +70,12 @@ def plan_recovered(inputs: AttentionInputs, wanted: ConvSettings, clock: Stopwat
         found = starts_of(inputs, wanted.options, wanted.threads)
     complete = functools.reduce(np.logical_and, [part.complete for part in found])
     by_strips = complete if wanted.options.num_bases is None else np.ones_like(complete)
+    if wanted.check_finite and not found[0].seen_finite:
+        with clock("check"):
+            _validate.finite(wanted.function, inputs.named(), wanted.threads)
+    checked_by = wanted.function if wanted.check_finite else None
     with clock("kernels"):
-        plan = plan_of(inputs, found, by_strips, wanted.threads)
-    if wanted.check_finite:
-        finite_logits(wanted.function, plan.strips, wanted.threads)
-    return plan
+        return plan_of(inputs, found, by_strips, wanted.threads, checked_by)
 
 
 def plan_again(
@@ -103,11 +105,15 @@ def starts_of(inputs: AttentionInputs, options: RecoverOptions, threads: int) ->
 
 
 def plan_of(
-    inputs: AttentionInputs, found: list[Starts], by_strips: np.ndarray, threads: int
+    inputs: AttentionInputs,
+    found: list[Starts],
+    by_strips: np.ndarray,
+    threads: int,
+    checked_by: str | None = None,
 ) -> Plan:
     """Form the kernels of the heads `by_strips`."""
     strips = tuple(
-        form_strips(query, key, starts, by_strips, inputs.scale, threads)
+        form_strips(query, key, starts, by_strips, inputs.scale, threads, checked_by)
         for (query, key), starts in zip(triangles(inputs), found, strict=True)
     )
     complete = functools.reduce(np.logical_and, [part.complete for part in found])

@@ -47,7 +47,7 @@ def attend(
     clock = Stopwatch()
     if wanted.check_finite:
         with clock("check"):
-            _validate.finite(wanted.function, inputs.named(), wanted.threads)
+            check_finite(inputs, wanted)
     inputs = inputs.without_unseen_keys()
     if inputs.scale != wanted.scale:
         inputs = replace(inputs, scale=wanted.scale)
@@ -85,6 +85,18 @@ def attend(
         logits = deviation(inputs, plan, rows, wanted.threads)
     report = account(inputs, plan, sample, verdict, strips_error, logits, forward, wanted, clock)
     return Outcome(target, lse, plan, report)
+
+
+def check_finite(inputs: _layout.AttentionInputs, wanted: ConvSettings) -> None:
+    """Raise for NaN or infinity, but leave query and key to the search for strips.
+
+    It looks at all of their entries, or else `plan_recovered` does; keys that no query sees are
+    not searched.
+    """
+    searched = wanted.bases is None and inputs.without_unseen_keys() is inputs
+    left = [inputs.value] if searched else [array for _, array in inputs.named()]
+    if _core.first_not_finite(left, wanted.threads) < len(left):
+        _validate.finite(wanted.function, inputs.named(), wanted.threads)
 
 
 def misses(

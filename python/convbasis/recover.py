@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -89,6 +88,7 @@ class Starts(NamedTuple):
     starts: np.ndarray  # (batch, heads, k) int64, padded with n
     num_bases: np.ndarray  # (batch, heads) int64
     complete: np.ndarray  # (batch, heads) bool
+    seen_finite: bool  # the search has met every entry of query and key, and all are finite
 
 
 def find_starts(
@@ -131,8 +131,12 @@ def form_strips(
     wanted: np.ndarray,
     scale: float,
     threads: int,
+    checked_by: str | None = None,
 ) -> Strips:
-    """Strips with their kernels, for the `wanted` heads alone; the others get none. O(k n d)."""
+    """Strips with their kernels, for the `wanted` heads alone; the others get none. O(k n d).
+
+    Raises ValueError in the name of the function `checked_by`, if any, when logits overflow.
+    """
     batch, heads, n, _ = query.shape
     starts, num_bases = found.starts, found.num_bases
     if not wanted.all():
@@ -140,7 +144,15 @@ def form_strips(
         starts = np.where(wanted[..., None], starts, n)[..., : num_bases.max(initial=0)]
         starts = np.ascontiguousarray(starts)
     kernels = np.empty((batch, heads, starts.shape[2], n), query.dtype)
-    _core.recover_kernels(query, key, starts, num_bases, kernels, scale, threads)
+    finite = _core.recover_kernels(query, key, starts, num_bases, kernels, scale, threads)
+    if checked_by is not None and not finite:
+        raise _validate.wrong(
+            checked_by,
+            "query",
+            "has logits with key that overflow",
+            f"finite products in {kernels.dtype}",
+            "infinite ones",
+        )
     return Strips(starts, num_bases, kernels, key.shape[2])
 
 
@@ -210,11 +222,11 @@ def recover_basis(
     threads = _validate.threads(name, num_threads)
     query4, key4 = _layout.operand(query), _layout.operand(key)
     key4 = key4[:, :, : query4.shape[2]]
-    _validate.finite(name, [("query", query4), ("key", key4)], threads)
 
     found = find_starts(query4, key4, query.shape[-1], scale, options, threads)
-    strips = form_strips(query4, key4, found, np.ones_like(found.complete), scale, threads)
-    finite_logits(name, [strips], threads)
+    if not found.seen_finite:
+        _validate.finite(name, [("query", query4), ("key", key4)], threads)
+    strips = form_strips(query4, key4, found, np.ones_like(found.complete), scale, threads, name)
     return ConvBasis.of_strips(strips, query.shape[:-2], found.complete, scale)
 
 
@@ -232,16 +244,3 @@ def recover_options(function: str, options: object) -> RecoverOptions:
             TypeError,
         )
     return options
-
-
-def finite_logits(function: str, parts: Sequence[Strips], threads: int) -> None:
-    """Finite query and key may still have products that overflow; no strip can hold those."""
-    kernels = [part.kernels for part in parts]
-    if _core.first_not_finite(kernels, threads) < len(kernels):
-        raise _validate.wrong(
-            function,
-            "query",
-            "has logits with key that overflow",
-            f"finite products in {kernels[0].dtype}",
-            "infinite ones",
-        )
