@@ -1,7 +1,9 @@
 #include "cpu/head_forward.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 #include <utility>
 
@@ -143,8 +145,9 @@ std::vector<BlockRounding> HeadForward<T>::estimate_rounding(const Schedule* oth
   std::vector<BlockRounding> rounding;
   for (const Half<T>& half : halves_) {
     const Schedule& schedule = other != nullptr ? *other : half.schedule;
-    rounding.push_back({schedule.diagonal, rounding_of_blocks(half.weights.matrix, schedule, norms,
-                                                              channels_, exec_)});
+    const int shift = std::countr_zero(static_cast<std::uint64_t>(schedule.diagonal));
+    rounding.push_back(
+        {shift, rounding_of_blocks(half.weights.matrix, schedule, norms, channels_, exec_)});
     std::reverse(norms.begin(), norms.end());
   }
   return rounding;
@@ -157,7 +160,7 @@ double HeadForward<T>::relative_rounding(index_t i, const std::vector<BlockRound
                                          double peak, double size) const {
   if (peak == 0) return 0;
   const auto of_half = [&](std::size_t half, index_t row) {
-    return rounding[half].errors[static_cast<std::size_t>(row / rounding[half].block)];
+    return rounding[half].errors[static_cast<std::size_t>(row >> rounding[half].shift)];
   };
   const double sum = row_sum(i);
   // Weights and products that underflow are lost: at most one smallest normal number a key.
@@ -167,7 +170,7 @@ double HeadForward<T>::relative_rounding(index_t i, const std::vector<BlockRound
   const double transforms =
       halves_.size() > 1 ? std::hypot(of_half(0, i), of_half(1, rows_ - 1 - i)) : of_half(0, i);
   const double absolute = lost * (peak + 1) + kWorstRow * transforms;
-  return steady_loss_ + lost / sum + absolute / sum / size;
+  return steady_loss_ + (lost + absolute / size) / sum;
 }
 
 template <class T>

@@ -17,7 +17,7 @@ void attend_strips(const StripMatrix<T>& lower, const StripMatrix<T>* upper, Row
 
 /// Estimated absolute errors that products leave in the rows of each block of a half.
 struct BlockRounding {
-  index_t block = 1;  // rows
+  int shift = 0;  // row i is in block i >> shift
   std::vector<double> errors;
 };
 

@@ -124,34 +124,46 @@ struct Found {
 };
 
 /// Every column's head against the head of the running strip (v = head of its first column). Heads
-/// are formed some columns at a time, in parallel, and compared in order.
+/// are formed some columns at a time, in parallel, and compared in order; but for runs of columns
+/// so near to each other that one stands for all.
 template <class T>
 Found scan(const ColumnHeads<T>& heads, const Search<T>& search, const Exec& exec) {
+  const Kernels<T>& simd = kernels<T>();
   const index_t window = search.window;
   const index_t batch = std::min(std::max(kHeadEntries / window, kItemsPerTask), search.columns);
   Buffer<T> some(batch * window);
   std::vector<T> running(static_cast<std::size_t>(window), T(0));
   Found found;
   std::atomic<bool> finite{true};
+  std::vector<char> alike(static_cast<std::size_t>(ceil_div(batch, kItemsPerTask)));
+  const double near = search.threshold / 4;  // leaves room for rounding where two such meet
   for (index_t first = 0; first < search.columns; first += batch) {
     const index_t last = std::min(first + batch, search.columns);
     parallel_for(exec, ceil_div(last - first, kItemsPerTask), [&](index_t task, int) {
       const index_t from = first + task * kItemsPerTask;
-      const index_t end = std::min(from + kItemsPerTask, last);
+      const index_t count = std::min(from + kItemsPerTask, last) - from;
       T* formed = some.data() + (from - first) * window;
       typename ColumnHeads<T>::Scratch scratch;
-      heads.fill(from, end, window, formed, scratch);
-      if (!kernels<T>().all_finite(formed, (end - from) * window))
-        finite.store(false, std::memory_order_relaxed);
+      heads.fill(from, from + count, window, formed, scratch);
+      if (!simd.all_finite(formed, count * window)) finite.store(false, std::memory_order_relaxed);
+      alike[static_cast<std::size_t>(task)] =
+          simd.first_apart(formed, count, window, formed, near) == count ? 1 : 0;
     });
-    for (index_t j = first; j < last; ++j) {
+    for (index_t j = first; j < last;) {
       const T* head = some.data() + (j - first) * window;
-      j += kernels<T>().first_apart(head, last - j, window, running.data(), search.threshold);
-      if (j == last) break;
+      const index_t task = (j - first) / kItemsPerTask;
+      const index_t end = std::min(first + (task + 1) * kItemsPerTask, last);
+      // Columns near the first one are all within 3 near of a head that one of them is near to.
+      const bool all_near = alike[static_cast<std::size_t>(task)] != 0 &&
+                            simd.l1_distance(head, running.data(), window) < near;
+      j = all_near ? end
+                   : j + simd.first_apart(head, end - j, window, running.data(), search.threshold);
+      if (j == end) continue;
       if (search.limit.reached(static_cast<index_t>(found.starts.size())))
         return {found.starts, false};
       found.starts.push_back(j);
       std::copy_n(some.data() + (j - first) * window, window, running.data());
+      ++j;
     }
   }
   found.seen_finite = finite;
