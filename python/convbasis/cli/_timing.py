@@ -19,8 +19,9 @@ MAX_SECONDS = 8.0
 #: Rounds that a function takes part in however slow it is.
 FEWEST_ROUNDS = 2
 
-#: Pause before each turn: threads of other libraries stop spinning for work.
-PAUSE = 0.02
+#: Pause before each turn: threads of other libraries stop spinning for work, which those of
+#: NumPy's OpenBLAS do for 0.1 seconds.
+PAUSE = 0.15
 
 #: Seconds that a turn lasts at least: fast functions are called again and again, and what counts
 #: is the mean of the turn, its first call with cold caches included.
