@@ -1,6 +1,7 @@
 #include "cpu/visible.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "core/mask.h"
 #include "cpu/panels.h"
@@ -43,6 +44,15 @@ std::vector<index_t> tokens_first(std::span<const index_t> tokens, index_t count
 }
 
 }  // namespace
+
+std::vector<index_t> positions(std::span<const index_t> order, index_t count) {
+  std::vector<index_t> all(order.begin(), order.end());
+  if (all.empty()) {
+    all.resize(static_cast<std::size_t>(count));
+    std::iota(all.begin(), all.end(), index_t{0});
+  }
+  return all;
+}
 
 KeyRange RowSight::within(index_t first, index_t last) const {
   if (lead > first) return {first, std::min(lead, last)};

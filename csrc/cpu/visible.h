@@ -75,10 +75,10 @@ class VisibleKeys {
   /// Whether row i sees none but the first i + 1 keys in that order.
   [[nodiscard]] bool is_causal() const { return is_causal_ && key_order_.empty(); }
   [[nodiscard]] bool has_mask() const { return mask_.index() != 0; }
-  [[nodiscard]] index_t keys() const { return n_kv_; }
+  /// Of one row, but for its bits when they change from row to row.
+  [[nodiscard]] RowSight sight(index_t row) const;
 
  private:
-  [[nodiscard]] RowSight sight(index_t row) const;
   [[nodiscard]] RowSight sight_of(const masks::Longformer& mask, index_t row, index_t limit) const;
 
   Mask mask_;
@@ -88,6 +88,9 @@ class VisibleKeys {
   PackedPatterns patterns_;
   std::vector<index_t> key_order_, query_order_;
 };
+
+/// Positions 0..count - 1 in an order that, when empty, is their own.
+[[nodiscard]] std::vector<index_t> positions(std::span<const index_t> order, index_t count);
 
 template <class Hide>
 index_t RowSight::for_each_hidden(index_t first, index_t last, const Hide& hide) const {

@@ -11,16 +11,6 @@ using namespace convbasis;
 
 namespace {
 
-/// Where each key, or query, stands in an order that may be the natural one.
-std::vector<index_t> natural(std::span<const index_t> order, index_t count) {
-  std::vector<index_t> all(order.begin(), order.end());
-  if (all.empty()) {
-    all.resize(static_cast<std::size_t>(count));
-    std::iota(all.begin(), all.end(), index_t{0});
-  }
-  return all;
-}
-
 /// What a tile says that its rows see of the keys, entry by entry; false when segments overlap.
 bool read(const TileSight& tile, index_t rows, std::vector<std::vector<char>>& seen) {
   index_t before = 0;
@@ -52,8 +42,8 @@ bool read(const TileSight& tile, index_t rows, std::vector<std::vector<char>>& s
 void check_tiles(const sample::Case& one, bool is_causal, index_t most, index_t width) {
   const auto [n_q, n_kv] = one.dense.shape;
   const VisibleKeys visible("visible", one.mask, is_causal, n_q, n_kv);
-  const std::vector<index_t> keys = natural(visible.key_order(), n_kv);
-  const std::vector<index_t> queries = natural(visible.query_order(), n_q);
+  const std::vector<index_t> keys = positions(visible.key_order(), n_kv);
+  const std::vector<index_t> queries = positions(visible.query_order(), n_q);
   TileSight tile;
   index_t wrong = 0;
   for (index_t first = 0; first < n_q; first += most) {
@@ -78,7 +68,7 @@ void check_tiles(const sample::Case& one, bool is_causal, index_t most, index_t 
 index_t visited(const Mask& mask, bool is_causal, index_t n) {
   constexpr index_t kRows = 64;
   const VisibleKeys visible("visible", mask, is_causal, n, n);
-  const std::vector<index_t> queries = natural(visible.query_order(), n);
+  const std::vector<index_t> queries = positions(visible.query_order(), n);
   TileSight tile;
   index_t keys = 0;
   for (index_t first = 0; first < n; first += kRows) {
@@ -109,7 +99,7 @@ TEST(rows_may_be_any_that_rise) {
   const std::vector<index_t> rows{3, 3, 50, 64, 65, 180, 180};
   for (const sample::Case& one : cases.all()) {
     const VisibleKeys visible("visible", one.mask, true, 200, 150);
-    const std::vector<index_t> keys = natural(visible.key_order(), 150);
+    const std::vector<index_t> keys = positions(visible.key_order(), 150);
     TileSight tile;
     visible.look(rows, tile);
     std::vector<std::vector<char>> seen(rows.size(), std::vector<char>(150));
