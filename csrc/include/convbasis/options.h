@@ -2,6 +2,7 @@
 
 #include <optional>
 
+#include "convbasis/mask.h"
 #include "convbasis/types.h"
 
 namespace convbasis {
@@ -24,6 +25,7 @@ struct RecoverOptions {
 struct AttentionOptions {
   std::optional<double> scale;  ///< of query . key; empty = 1 / sqrt(head_dim)
   bool is_causal = false;
+  Mask mask{};  ///< of these keys, only those that is_causal leaves
 };
 
 }  // namespace convbasis
