@@ -46,6 +46,13 @@ struct ExpPolynomial {
 [[nodiscard]] double polynomial_rounding(std::span<const double> coefficients, double radius,
                                          double unit, double least_mean = 0);
 
+/// epsilon, and for a `unit` above 0 rounding with it: what a weight may err by. mean_zero: rows
+/// see all keys, which have mean 0, see polynomial_rounding.
+[[nodiscard]] double total_error(const ExpPolynomial& polynomial, double unit, bool mean_zero);
+
+/// A lower bound of the error of every polynomial of the degree, at a tenth of the cost.
+[[nodiscard]] double exp_error_bound(index_t degree, double radius);
+
 /// The least degree whose error, and rounding for a `unit` above 0, stay within epsilon; empty when
 /// there is none. mean_zero: rows see all keys, which have mean 0, see polynomial_rounding. Any
 /// radius >= 0, infinity included.
