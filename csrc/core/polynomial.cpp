@@ -68,7 +68,7 @@ double polynomial_error(std::span<const double> coefficients, double radius) {
 
   // A polynomial of degree M is at most 1 / cos(pi M / 2N) times its largest value at the N + 1
   // extrema of a Chebyshev polynomial (Ehlich and Zeller, 1964).
-  constexpr index_t kRatio = 16;
+  constexpr index_t kRatio = 32;
   const index_t points = kRatio * (degree + m + 1);
   const double beyond = 1 / std::cos(std::numbers::pi / (2 * kRatio));
   const double roundings = 4 * (static_cast<double>(degree) + 3 + radius) * kUnit;

@@ -32,10 +32,11 @@ except ImportError as error:
     ) from error
 
 from . import masks, problems, reference
+from ._entries_report import BoundedEntries
 from .attention import conv_attention, exact_attention
 from .backward import conv_attention_backward, exact_attention_backward
 from .basis import ConvBasis
-from .bounded_entries import BoundedEntries, bounded_entries
+from .bounded_entries import bounded_entries
 from .cost_model import CostModel, break_even, cost_model, set_cost_model
 from .decompose import decompose
 from .device import build_info, cuda_available
