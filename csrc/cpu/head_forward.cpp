@@ -120,10 +120,18 @@ void HeadForward<T>::sum_spoiled_rows(const View<T, 2>& out, const View<T, 1>& l
 template <class T>
 void HeadForward<T>::find_steady_loss(const Schedule* other) {
   index_t terms = 0;
-  for (const Half<T>& half : halves_)
-    for (const Schedule* schedule : {&half.schedule, other})
-      for (const Level& level : schedule != nullptr ? schedule->levels : std::vector<Level>{})
-        terms = std::max(terms, most_pieces(half.weights.matrix.layout, level));
+  for (const Half<T>& half : halves_) {
+    for (const Schedule* schedule : {&half.schedule, other}) {
+      if (schedule == nullptr) continue;
+      const StripLayout& layout = half.weights.matrix.layout;
+      index_t pieces = 0;
+      for (const Level& level : schedule->levels)
+        pieces = std::max(pieces, most_pieces(layout, level));
+      const index_t diagonal = schedule->diagonal, longest = std::min(diagonal, rows_);
+      const index_t tiles = longest / kDirectTile + most_pieces(layout, {diagonal, diagonal});
+      terms = std::max(terms, pieces + std::min(longest, kDirectTile) + tiles);
+    }
+  }
   steady_loss_ = (kUsualLoss + kSteadyLoss * static_cast<double>(terms)) *
                  static_cast<double>(std::numeric_limits<T>::epsilon());
 }

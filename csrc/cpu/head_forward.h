@@ -79,7 +79,7 @@ class HeadForward {
   ValueRows<T> values_;
   std::vector<T> peaks_;       // largest |value| that each row sees
   std::vector<double> sizes_;  // root mean square of each row's output
-  double steady_loss_ = 0;     // relative, of sums over the pieces of a span
+  double steady_loss_ = 0;     // relative, of sums over columns and pieces
   T shift_ = 0;
   std::vector<Half<T>> halves_;
   std::vector<index_t> spoiled_;

@@ -96,6 +96,9 @@ struct FrequencyCorrelation {
   Spectrum<T> out;  ///< at the first frequency; lags are rounded up to lanes / 2
 };
 
+/// Columns, or rows when transposed, that a direct product sums before it adds to its output.
+constexpr index_t kDirectTile = 66;
+
 /// The hot loops, built once for each instruction set from the same source. Pointers to rows of
 /// channels need no alignment; counts named `channels` are multiples of `lanes`.
 template <class T>

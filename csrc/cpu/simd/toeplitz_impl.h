@@ -8,7 +8,8 @@ template <class T, class V>
 struct DirectToeplitz {
   static constexpr index_t kLanes = static_cast<index_t>(V::size);
   static constexpr int kRows = 6, kVectors = CONVBASIS_SIMD_REGISTERS >= 32 ? 4 : 2;
-  static constexpr index_t kTile = 11 * kRows;  // rows of x that stay in the first cache
+  static constexpr index_t kTile = kDirectTile;  // rows of x that stay in the first cache
+  static_assert(kTile % kRows == 0);
 
   /// sum[o] += weight(o) * row for o in [First, Last).
   template <int First, int Last, int R, int C, class Weight>
@@ -22,16 +23,19 @@ struct DirectToeplitz {
   }
 
   template <int R, int C>
-  XSIMD_INLINE static void load(V (&sum)[R][C], Rows<T> y, index_t first, index_t channel) {
+  XSIMD_INLINE static void clear(V (&sum)[R][C]) {
     for (int o = 0; o < R; ++o)
-      for (int c = 0; c < C; ++c)
-        sum[o][c] = V::load_unaligned(y.row(first + o) + channel + c * kLanes);
+      for (int c = 0; c < C; ++c) sum[o][c] = V(T(0));
   }
+  /// y += sum: tiles are summed apart, for long sums lose more.
   template <int R, int C>
-  XSIMD_INLINE static void store(const V (&sum)[R][C], Rows<T> y, index_t first, index_t channel) {
-    for (int o = 0; o < R; ++o)
-      for (int c = 0; c < C; ++c)
-        sum[o][c].store_unaligned(y.row(first + o) + channel + c * kLanes);
+  XSIMD_INLINE static void add_to(Rows<T> y, const V (&sum)[R][C], index_t first, index_t channel) {
+    for (int o = 0; o < R; ++o) {
+      for (int c = 0; c < C; ++c) {
+        T* target = y.row(first + o) + channel + c * kLanes;
+        (V::load_unaligned(target) + sum[o][c]).store_unaligned(target);
+      }
+    }
   }
 
   /// Columns i + Step .. i + R - 1, which only the later ones of rows i .. i + R - 1 see.
@@ -50,14 +54,14 @@ struct DirectToeplitz {
   static void rows(const T* kernel, index_t begin, index_t end, index_t i, Rows<const T> x,
                    Rows<T> y, index_t channel) {
     V sum[R][C];
-    load(sum, y, i, channel);
+    clear(sum);
     const index_t last = i < end ? i + 1 : end;
     for (index_t j = begin; j < last; ++j) {
       const T* weights = kernel + (i - j);
       add<0, R>(sum, x.row(j) + channel, [=](int o) { return weights[o]; });
     }
     add_edge<1>(sum, kernel, x, i, end, channel);
-    store(sum, y, i, channel);
+    add_to(y, sum, i, channel);
   }
 
   /// Rows i .. j + R - 2 of the columns j .. j + R - 1, of which only the earlier ones reach them.
@@ -75,7 +79,7 @@ struct DirectToeplitz {
   static void columns(const T* kernel, index_t j, index_t first, index_t stop, Rows<const T> x,
                       Rows<T> y, index_t channel) {
     V sum[R][C];
-    load(sum, y, j, channel);
+    clear(sum);
     if (first <= j) {
       add_transposed_edge<0>(sum, kernel, x, j, channel);
       first = j + R - 1;
@@ -84,7 +88,7 @@ struct DirectToeplitz {
       const T* weights = kernel + (i - j);
       add<0, R>(sum, x.row(i) + channel, [=](int o) { return weights[-o]; });
     }
-    store(sum, y, j, channel);
+    add_to(y, sum, j, channel);
   }
 
   /// run(R, C, channel) for all channels, C vectors at a time.
