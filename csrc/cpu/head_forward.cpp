@@ -151,14 +151,17 @@ void HeadForward<T>::find_peaks() {
 /// Of products of each half with rows of these norms, in its own blocks or those of `other`.
 template <class T>
 std::vector<BlockRounding> HeadForward<T>::estimate_rounding(const Schedule* other,
-                                                             std::vector<double> norms) const {
+                                                             std::span<const double> norms) const {
   std::vector<BlockRounding> rounding;
+  std::vector<double> turned;
   for (const Half<T>& half : halves_) {
     const Schedule& schedule = other != nullptr ? *other : half.schedule;
     const int shift = std::countr_zero(static_cast<std::uint64_t>(schedule.diagonal));
     rounding.push_back(
         {shift, rounding_of_blocks(half.weights.matrix, schedule, norms, channels_, exec_)});
-    std::reverse(norms.begin(), norms.end());
+    if (&half == &halves_.back()) break;  // the other half is that of the reversed rows
+    turned.assign(norms.rbegin(), norms.rend());
+    norms = turned;
   }
   return rounding;
 }
@@ -208,21 +211,28 @@ void HeadForward<T>::divide(const View<T, 2>& out, const View<T, 1>& lse) {
   std::vector<double> worst(static_cast<std::size_t>(tasks), 0.0);
   const std::vector<BlockRounding> rounding = estimate_rounding(nullptr, values_.norms);
   sizes_.resize(static_cast<std::size_t>(rows_));
+  const Rows<T> means = halves_[0].numerator;
+  const bool sees_keys = value_.shape[0] > 0;
+  const double per_channel = 1 / std::sqrt(static_cast<double>(channels_));
   parallel_for(exec_, tasks, [&](index_t task, int) {
     const auto t = static_cast<std::size_t>(task);
-    const index_t last = std::min((task + 1) * kRowsPerTask, rows_);
-    for (index_t i = task * kRowsPerTask; i < last; ++i) {
-      T* mean = halves_[0].numerator.row(i);
+    const index_t first = task * kRowsPerTask, last = std::min(first + kRowsPerTask, rows_);
+    for (index_t i = first; halves_.size() > 1 && i < last; ++i) {
+      const T* other = halves_[1].numerator.row(rows_ - 1 - i);
+      for (index_t c = 0; c < channels_; ++c) means.row(i)[c] += other[c];
+    }
+    T peaks[kRowsPerTask];
+    kernels<T>().measure_rows({means.row(first), means.stride}, last - first, channels_, peaks,
+                              sizes_.data() + first);
+    for (index_t i = first; i < last; ++i) {
+      T* mean = means.row(i);
       const double sum = row_sum(i);
-      if (halves_.size() > 1) {
-        const T* other = halves_[1].numerator.row(rows_ - 1 - i);
-        for (index_t c = 0; c < channels_; ++c) mean[c] += other[c];
-      }
-      const bool sees_keys = value_.shape[0] > 0;
       if (sees_keys) {
-        if (sum > 0) kernels<T>().scale(mean, static_cast<T>(1 / sum), channels_);
         const auto at = static_cast<std::size_t>(i);
-        sizes_[at] = kernels<T>().norm(mean, channels_) / std::sqrt(static_cast<double>(channels_));
+        if (sum > 0) {
+          kernels<T>().scale(mean, static_cast<T>(1 / sum), channels_);
+          sizes_[at] *= per_channel / sum;
+        }
         const double error =
             sum > 0 ? relative_rounding(i, rounding, static_cast<double>(peaks_[at]), sizes_[at])
                     : std::numeric_limits<double>::infinity();

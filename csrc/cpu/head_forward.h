@@ -64,7 +64,7 @@ class HeadForward {
   void find_steady_loss(const Schedule* other);
   void find_peaks();
   [[nodiscard]] std::vector<BlockRounding> estimate_rounding(const Schedule* other,
-                                                             std::vector<double> norms) const;
+                                                             std::span<const double> norms) const;
   [[nodiscard]] double relative_rounding(index_t i, const std::vector<BlockRounding>& rounding,
                                          double peak, double size) const;
   [[nodiscard]] double row_sum(index_t i) const;

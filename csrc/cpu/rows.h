@@ -107,11 +107,9 @@ template <class T>
                       std::vector<double>(static_cast<std::size_t>(rows))};
   const auto measure = [&] {
     parallel_for(exec, ceil_div(rows, kRowsPerTask), [&](index_t task, int) {
-      for (index_t i = task * kRowsPerTask; i < std::min((task + 1) * kRowsPerTask, rows); ++i) {
-        values.peaks[static_cast<std::size_t>(i)] =
-            simd.max_magnitude(values.rows.row(i), channels);
-        values.norms[static_cast<std::size_t>(i)] = simd.norm(values.rows.row(i), channels);
-      }
+      const index_t first = task * kRowsPerTask, count = std::min(kRowsPerTask, rows - first);
+      simd.measure_rows({values.rows.row(first), values.rows.stride}, count, channels,
+                        values.peaks.data() + first, values.norms.data() + first);
     });
   };
   measure();

@@ -1,31 +1,75 @@
-// Included by kernels_impl.h: dot products of rows of channels, `lanes` of them at a time, the
-// comparison of the columns they make, and rows of strips, which hold columns backwards.
+// Included by kernels_impl.h: dot products and sizes of rows of channels, `lanes` of them at a
+// time, the comparison of the columns they make, and rows of strips, which hold columns backwards.
 
 #include <utility>
 
 namespace convbasis {
 namespace {
 
-/// a and b hold groups of W partial sums; the result holds all those groups, each folded in two.
-template <class T, index_t W, std::size_t... P>
+struct Plus {
+  template <class V>
+  [[gnu::always_inline]] V operator()(const V& a, const V& b) const {
+    return a + b;
+  }
+};
+struct Larger {
+  template <class V>
+  [[gnu::always_inline]] V operator()(const V& a, const V& b) const {
+    return xsimd::max(a, b);
+  }
+};
+
+/// a and b hold groups of W partial results; the result holds all those groups, each folded in two.
+template <class T, class Join, index_t W, std::size_t... P>
 [[gnu::always_inline]] inline Vec<T> fold(const Vec<T>& a, const Vec<T>& b,
                                           std::index_sequence<P...>) {
   using Register = typename Vec<T>::register_type;
   const Register x = a, y = b;
   constexpr auto from = [](index_t p) { return p / (W / 2) * W + p % (W / 2); };
-  return Vec<T>(__builtin_shufflevector(x, y, from(static_cast<index_t>(P))...)) +
-         Vec<T>(__builtin_shufflevector(x, y, (from(static_cast<index_t>(P)) + W / 2)...));
+  return Join()(Vec<T>(__builtin_shufflevector(x, y, from(static_cast<index_t>(P))...)),
+                Vec<T>(__builtin_shufflevector(x, y, (from(static_cast<index_t>(P)) + W / 2)...)));
 }
 
-/// Lane l of the result is the sum of v[l], added in the same order for every l.
-template <class T, index_t Count = kLanes<T>>
-[[gnu::always_inline]] inline Vec<T> sum_each(const Vec<T>* v) {
+/// Lane l of the result is all of v[l], joined in the same order for every l.
+template <class T, class Join, index_t Count = kLanes<T>>
+[[gnu::always_inline]] inline Vec<T> join_each(const Vec<T>* v) {
   if constexpr (Count == 1) {
     return v[0];
   } else {
-    return fold<T, 2 * kLanes<T> / Count>(
-        sum_each<T, Count / 2>(v), sum_each<T, Count / 2>(v + Count / 2),
+    return fold<T, Join, 2 * kLanes<T> / Count>(
+        join_each<T, Join, Count / 2>(v), join_each<T, Join, Count / 2>(v + Count / 2),
         std::make_index_sequence<static_cast<std::size_t>(kLanes<T>)>());
+  }
+}
+
+/// Lane l of the result is the sum of v[l].
+template <class T>
+[[gnu::always_inline]] inline Vec<T> sum_each(const Vec<T>* v) {
+  return join_each<T, Plus>(v);
+}
+
+template <class T>
+void measure_rows(Rows<const T> x, index_t count, index_t channels, T* peaks, double* norms) {
+  constexpr index_t lanes = kLanes<T>;
+  for (index_t i = 0; i < count; i += lanes) {
+    const index_t some = count - i < lanes ? count - i : lanes;
+    Vec<T> largest[lanes], squares[lanes];
+    for (index_t l = 0; l < lanes; ++l) {
+      largest[l] = squares[l] = Vec<T>(T(0));
+      if (l >= some) continue;
+      const T* row = x.row(i + l);
+      for (index_t c = 0; c < channels; c += lanes) {
+        const Vec<T> v = load_upto(row + c, channels - c < lanes ? channels - c : lanes);
+        largest[l] = xsimd::max(largest[l], xsimd::abs(v));
+        squares[l] = xsimd::fma(v, v, squares[l]);
+      }
+    }
+    alignas(64) T of_lane[lanes];
+    join_each<T, Larger>(largest).store_aligned(of_lane);
+    for (index_t l = 0; l < some; ++l) peaks[i + l] = of_lane[l];
+    sum_each<T>(squares).store_aligned(of_lane);
+    for (index_t l = 0; l < some; ++l)
+      norms[i + l] = norm_of_squares(static_cast<double>(of_lane[l]), x.row(i + l), channels);
   }
 }
 

@@ -118,6 +118,8 @@ struct Kernels {
   T (*max_distance)(const T* x, const T* y, index_t n);
   /// Euclidean norm; neither overflows nor underflows before the result does.
   double (*norm)(const T* x, index_t n);
+  /// max_magnitude and norm of each of `count` rows, of any number of channels.
+  void (*measure_rows)(Rows<const T> x, index_t count, index_t channels, T* peaks, double* norms);
   /// l1 distance of two vectors.
   double (*l1_distance)(const T* x, const T* y, index_t n);
   /// y[i] = x[n - 1 - i]; x and y do not overlap.

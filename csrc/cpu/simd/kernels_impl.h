@@ -141,15 +141,9 @@ T max_magnitude(const T* x, index_t n) {
   return xsimd::reduce_max(best);
 }
 
+/// The norm of x, of which the sum of squares is at hand.
 template <class T>
-double norm(const T* x, index_t n) {
-  const double squares = sum_over(
-      n,
-      [x](index_t i, index_t count) {
-        const Vec<T> v = load_upto(x + i, count);
-        return v * v;
-      },
-      T());
+double norm_of_squares(double squares, const T* x, index_t n) {
   // Nearly always no square is too large, and those that are too small do not matter.
   constexpr auto kLost = static_cast<double>(std::numeric_limits<T>::min());  // of each
   if (squares * 1e-9 > kLost * static_cast<double>(n) &&
@@ -170,6 +164,18 @@ double norm(const T* x, index_t n) {
       },
       T());
   return std::ldexp(std::sqrt(scaled), exponent);
+}
+
+template <class T>
+double norm(const T* x, index_t n) {
+  const double squares = sum_over(
+      n,
+      [x](index_t i, index_t count) {
+        const Vec<T> v = load_upto(x + i, count);
+        return v * v;
+      },
+      T());
+  return norm_of_squares(squares, x, n);
 }
 
 template <class T>
@@ -219,6 +225,7 @@ constexpr Kernels<T> kTable{
     max_magnitude<T>,
     max_distance<T>,
     norm<T>,
+    measure_rows<T>,
     l1_distance<T>,
     copy_reversed<T>,
     all_finite<T>,
