@@ -42,7 +42,10 @@ class Builder {
   void add(std::vector<index_t> rows, std::vector<index_t> keys, const Window& window) {
     if (rows.empty() || keys.empty()) return;
     KeyWindows part{{}, std::move(keys), {}, {}};
-    const auto place = [&part](index_t key) {
+    const index_t count = static_cast<index_t>(part.keys.size());
+    const bool is_every_key = part.keys.back() + 1 == count;
+    const auto place = [&](index_t key) {
+      if (is_every_key) return std::clamp<index_t>(key, 0, count);
       return std::lower_bound(part.keys.begin(), part.keys.end(), key) - part.keys.begin();
     };
     for (std::vector<index_t>* list : {&part.rows, &part.start, &part.stop})

@@ -73,11 +73,13 @@ void ChunkStates<T>::sum_chunk(const Monomials& monomials, const LowRankKeys<T>&
   const index_t padded = monomials.padded(), size = keys.groups.size;
   const index_t lines = static_cast<index_t>(64 / sizeof(T));
   // An odd number of cache lines: rows then do not compete for the same places in the cache.
-  const index_t stride = (padded / lines | 1) * lines + 2 * lines;
+  const index_t stride = (padded / lines | 1) * lines;
   const index_t tile =
       std::clamp<index_t>(kTileBytes / (stride * static_cast<index_t>(sizeof(T))), 4, 32);
   const auto runs = monomials.runs();
-  Buffer<T> features(tile * stride), more(last - first > kRun ? state_size_ : 0);
+  Buffer<T> numbers(kFeatureBlock + tile * stride), more(last - first > kRun ? state_size_ : 0);
+  std::fill_n(numbers.data(), kFeatureBlock + stride, T(0));
+  T* const features = numbers.data() + kFeatureBlock;
   std::fill_n(state, state_size_, T(0));
   for (index_t run = first; run < last; run += kRun) {
     T* sum = run == first ? state : more.data();
@@ -85,14 +87,15 @@ void ChunkStates<T>::sum_chunk(const Monomials& monomials, const LowRankKeys<T>&
     const index_t run_end = std::min(run + kRun, last);
     for (index_t at = run; at < run_end; at += tile) {
       const index_t rows = std::min(tile, run_end - at);
+      kernels.monomials_along(keys.keys.data() + at * keys.head_dim, keys.head_dim, rows,
+                              runs.data(), static_cast<index_t>(runs.size()), features,
+                              stride);
       for (index_t i = 0; i < rows; ++i) {
-        T* row = features.data() + i * stride;
-        kernels.monomials_along(keys.keys.data() + (at + i) * keys.head_dim, runs.data(),
-                                static_cast<index_t>(runs.size()), row);
+        T* row = features + i * stride;
         std::fill(row + monomials.count(), row + padded, T(0));
       }
       for (index_t g = 0; g < keys.groups.count; ++g)
-        kernels.add_outer_products(features.data(), stride,
+        kernels.add_outer_products(features, stride,
                                    keys.values.data() + at * keys.groups.padded() + g * size,
                                    keys.groups.padded(), rows, padded, sum + g * group_size_, size);
     }

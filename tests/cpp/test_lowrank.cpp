@@ -117,16 +117,18 @@ TEST(monomials_of_two_rows_give_the_polynomial_of_their_product) {
     const auto x = random_numbers<double>(dim, 1, 1), y = random_numbers<double>(dim, 2, 1);
     const auto coefficients = random_numbers<double>(degree + 1, 3, 1);
     const std::vector<double> weights = monomials.weights(coefficients);
-    const auto size = static_cast<std::size_t>(monomials.padded() + kFeatureBlock);
+    const index_t size = monomials.padded() + kFeatureBlock;
     for (const Kernels<double>* build : available_kernels<double>()) {
-      std::vector<double> a(size), b(size);
+      Buffer<double> x_numbers(size), y_numbers(size);
+      double* const a = x_numbers.data() + kFeatureBlock;
+      double* const b = y_numbers.data() + kFeatureBlock;
       const auto runs = monomials.runs();
       const auto along = build->low_rank.monomials_along;
-      along(x.data(), runs.data(), static_cast<index_t>(runs.size()), a.data());
-      along(y.data(), runs.data(), static_cast<index_t>(runs.size()), b.data());
+      along(x.data(), dim, 1, runs.data(), static_cast<index_t>(runs.size()), a, 0);
+      along(y.data(), dim, 1, runs.data(), static_cast<index_t>(runs.size()), b, 0);
       double got = 0, dot = 0, want = 0;
-      for (std::size_t f = 0; f < static_cast<std::size_t>(monomials.count()); ++f)
-        got += weights[f] * a[f] * b[f];
+      for (index_t f = 0; f < monomials.count(); ++f)
+        got += weights[static_cast<std::size_t>(f)] * a[f] * b[f];
       for (std::size_t c = 0; c < x.size(); ++c) dot += x[c] * y[c];
       for (std::size_t p = coefficients.size(); p-- > 0;) want = want * dot + coefficients[p];
       CHECK_NEAR(got, want, 1e-12);

@@ -23,17 +23,32 @@ struct LowRank {
     }
   }
 
-  /// Runs come in the order of their monomials: what is written past the end of one is replaced by
-  /// the next.
-  static void monomials_along(const T* x, const MonomialRun* runs, index_t run_count, T* out) {
-    out[0] = T(1);
-    for (index_t r = 0; r < run_count; ++r) {
-      const MonomialRun& run = runs[r];
-      const V factor(x[run.variable]);
-      const T* from = out + run.parent;
-      T* to = out + run.first;
-      for (index_t t = 0; t < run.count; t += kLanes)
-        (factor * V::load_unaligned(from + t)).store_unaligned(to + t);
+  /// Stores are aligned, for those that cross a cache line are slow: the first vector of a run keeps
+  /// what the run before has left there. Several rows take turns, so that what one run reads has
+  /// left the store buffer.
+  static void monomials_along(const T* x, index_t variables, index_t rows, const MonomialRun* runs,
+                              index_t run_count, T* out, index_t stride) {
+    constexpr index_t kTurns = 8;
+    alignas(64) T numbers[kLanes];
+    for (index_t l = 0; l < kLanes; ++l) numbers[l] = static_cast<T>(l);
+    const V lane = V::load_aligned(numbers);
+    for (index_t first = 0; first < rows; first += kTurns) {
+      const index_t last = first + kTurns < rows ? first + kTurns : rows;
+      for (index_t i = first; i < last; ++i) out[i * stride] = T(1);
+      for (index_t r = 0; r < run_count; ++r) {
+        const MonomialRun& run = runs[r];
+        const index_t before = run.first % kLanes, count = before + run.count;
+        const V kept(static_cast<T>(before));
+        for (index_t i = first; i < last; ++i) {
+          const V factor(x[i * variables + run.variable]);
+          const T* from = out + i * stride + run.parent - before;
+          T* to = out + i * stride + run.first - before;
+          xsimd::select(lane < kept, V::load_aligned(to), factor * V::load_unaligned(from))
+              .store_aligned(to);
+          for (index_t t = kLanes; t < count; t += kLanes)
+            (factor * V::load_unaligned(from + t)).store_aligned(to + t);
+        }
+      }
     }
   }
 

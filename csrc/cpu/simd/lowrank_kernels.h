@@ -45,8 +45,11 @@ template <class T>
 struct LowRankKernels {
   /// Monomials of kRowBlock rows, channel c of row i at x[c * kRowBlock + i]; out likewise.
   void (*monomials_across)(const T* x, const MonomialRun* runs, index_t run_count, T* out);
-  /// Monomials of one row. Up to kFeatureBlock numbers after the last one are overwritten.
-  void (*monomials_along)(const T* x, const MonomialRun* runs, index_t run_count, T* out);
+  /// Monomials of rows x + i * variables, at out + i * stride, which is aligned. Numbers after the
+  /// last one, to the next multiple of kFeatureBlock, are overwritten; the kFeatureBlock numbers
+  /// before the first row are read, but not used.
+  void (*monomials_along)(const T* x, index_t variables, index_t rows, const MonomialRun* runs,
+                          index_t run_count, T* out, index_t stride);
   /// out += features times state.
   void (*add_state_product)(const StateProduct<T>& product, index_t values);
   /// state += sum over rows of features (rows x count) times values (rows x `values`); count is a
