@@ -1,5 +1,6 @@
 #include <optional>
 
+#include "bindings/mask.h"
 #include "bindings/ndarray.h"
 #include "convbasis/attention.h"
 
@@ -7,30 +8,31 @@ namespace convbasis::bindings {
 namespace {
 
 void exact(const py::array& query, const py::array& key, const py::array& value, py::array& out,
-           py::object lse, double scale, bool is_causal, const Heads& heads, int num_threads) {
+           py::object lse, double scale, bool is_causal, const std::optional<py::tuple>& mask,
+           const Heads& heads, int num_threads) {
   if (heads && heads->size() == 0) return;
   dispatch(query, "query", [&]<class T>(T) {
     const auto q = input<T, 4>(query, "query"), k = input<T, 4>(key, "key");
     const auto v = input<T, 4>(value, "value");
     const auto y = output<T, 4>(out, "out");
     const auto l = optional_output<T, 3>(lse, "lse");
-    run(num_threads, [&](const Exec& exec) {
-      exact_attention<T>(q, k, v, y, l, {scale, is_causal}, listed(heads), exec);
-    });
+    const AttentionOptions options{scale, is_causal, mask_of(mask)};
+    run(num_threads,
+        [&](const Exec& exec) { exact_attention<T>(q, k, v, y, l, options, listed(heads), exec); });
   });
 }
 
 void rows(const py::array& query, const py::array& key, const py::array& value,
           const py::array& listed_rows, py::array& out, py::object lse, double scale,
-          bool is_causal, int num_threads) {
+          bool is_causal, const std::optional<py::tuple>& mask, int num_threads) {
   dispatch(query, "query", [&]<class T>(T) {
     const auto q = input<T, 4>(query, "query"), k = input<T, 4>(key, "key");
     const auto v = input<T, 4>(value, "value");
     const auto r = input<index_t, 3>(listed_rows, "rows");
     const auto y = output<T, 4>(out, "out");
     const auto l = optional_output<T, 3>(lse, "lse");
-    run(num_threads,
-        [&](const Exec& exec) { attention_rows<T>(q, k, v, r, y, l, {scale, is_causal}, exec); });
+    const AttentionOptions options{scale, is_causal, mask_of(mask)};
+    run(num_threads, [&](const Exec& exec) { attention_rows<T>(q, k, v, r, y, l, options, exec); });
   });
 }
 
@@ -106,10 +108,11 @@ py::array_t<double> norms_of(const py::array& array, int num_threads) {
 void register_attention(py::module_& module) {
   using py::arg;
   module.def("exact_attention", &exact, arg("query"), arg("key"), arg("value"), arg("out"),
-             arg("lse").none(true), arg("scale"), arg("is_causal"), arg("heads").none(true),
-             arg("num_threads"));
+             arg("lse").none(true), arg("scale"), arg("is_causal"), arg("mask").none(true),
+             arg("heads").none(true), arg("num_threads"));
   module.def("attention_rows", &rows, arg("query"), arg("key"), arg("value"), arg("rows"),
-             arg("out"), arg("lse").none(true), arg("scale"), arg("is_causal"), arg("num_threads"));
+             arg("out"), arg("lse").none(true), arg("scale"), arg("is_causal"),
+             arg("mask").none(true), arg("num_threads"));
   module.def("conv_attention", &conv, arg("lower"), arg("upper").none(true), arg("value"),
              arg("out"), arg("lse").none(true), arg("heads").none(true), arg("num_threads"));
   module.def("conv_attention_rows", &conv_rows, arg("lower"), arg("upper").none(true), arg("value"),

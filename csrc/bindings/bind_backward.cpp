@@ -1,3 +1,4 @@
+#include "bindings/mask.h"
 #include "bindings/ndarray.h"
 #include "convbasis/backward.h"
 
@@ -6,8 +7,8 @@ namespace {
 
 void exact_backward(const py::array& query, const py::array& key, const py::array& value,
                     const py::array& grad_output, py::array& grad_query, py::array& grad_key,
-                    py::array& grad_value, double scale, bool is_causal, const Heads& heads,
-                    int num_threads) {
+                    py::array& grad_value, double scale, bool is_causal,
+                    const std::optional<py::tuple>& mask, const Heads& heads, int num_threads) {
   if (heads && heads->size() == 0) return;
   dispatch(query, "query", [&]<class T>(T) {
     const auto q = input<T, 4>(query, "query"), k = input<T, 4>(key, "key");
@@ -15,8 +16,9 @@ void exact_backward(const py::array& query, const py::array& key, const py::arra
     const auto dq = output<T, 4>(grad_query, "grad_query");
     const auto dk = output<T, 4>(grad_key, "grad_key");
     const auto dv = output<T, 4>(grad_value, "grad_value");
+    const AttentionOptions options{scale, is_causal, mask_of(mask)};
     run(num_threads, [&](const Exec& exec) {
-      exact_attention_backward<T>(q, k, v, dy, dq, dk, dv, {scale, is_causal}, listed(heads), exec);
+      exact_attention_backward<T>(q, k, v, dy, dq, dk, dv, options, listed(heads), exec);
     });
   });
 }
@@ -57,7 +59,8 @@ void register_backward(py::module_& module) {
   using py::arg;
   module.def("exact_attention_backward", &exact_backward, arg("query"), arg("key"), arg("value"),
              arg("grad_output"), arg("grad_query"), arg("grad_key"), arg("grad_value"),
-             arg("scale"), arg("is_causal"), arg("heads").none(true), arg("num_threads"));
+             arg("scale"), arg("is_causal"), arg("mask").none(true), arg("heads").none(true),
+             arg("num_threads"));
   module.def("conv_attention_backward", &conv_backward, arg("lower"), arg("upper").none(true),
              arg("query"), arg("key"), arg("value"), arg("grad_output"), arg("grad_query"),
              arg("grad_key"), arg("grad_value"), arg("scale"), arg("through_entries"),

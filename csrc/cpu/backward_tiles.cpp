@@ -22,20 +22,20 @@ void exp_of_row(T* weights, double lse, index_t count) {
 
 template <class T>
 BackwardTiles<T>::BackwardTiles(Rows<const T> value, const Panels<T>& value_panels,
-                                index_t channels, bool is_causal, const char* function)
+                                index_t channels, const VisibleKeys& visible, const char* function)
     : value_(value),
       value_panels_(value_panels),
       channels_(channels),
-      is_causal_(is_causal),
+      visible_(visible),
       softmax_(channels, function, kPanel),
       weights_(kQueryTile * kPanel),
       grad_scores_(kQueryTile * kPanel),
       output_(kQueryTile * channels) {}
 
 template <class T>
-void BackwardTiles<T>::forward(ScoreTiles<T>& source, index_t keys, const BackwardRows<T>& rows) {
-  softmax_.attend(source, value_, keys, is_causal_, rows.rows, {output_.data(), channels_},
-                  rows.lse);
+void BackwardTiles<T>::forward(ScoreTiles<T>& source, const BackwardRows<T>& rows) {
+  visible_.look(rows.rows, sight_);
+  softmax_.attend(source, value_, sight_, rows.rows, {output_.data(), channels_}, rows.lse);
   for (index_t r = 0; r < static_cast<index_t>(rows.rows.size()); ++r) {
     const T *output = output_.data() + r * channels_, *grad = rows.grad_output.row(r);
     double delta = 0;
@@ -43,6 +43,12 @@ void BackwardTiles<T>::forward(ScoreTiles<T>& source, index_t keys, const Backwa
       delta += static_cast<double>(grad[c]) * static_cast<double>(output[c]);
     rows.delta[r] = static_cast<T>(delta);
   }
+}
+
+template <class T>
+const TileSight& BackwardTiles<T>::look(const BackwardRows<T>& rows, KeyRange keys) {
+  visible_.look(rows.rows, keys, sight_);
+  return sight_;
 }
 
 template <class T>
@@ -54,15 +60,23 @@ Rows<const T> BackwardTiles<T>::backward(ScoreTiles<T>& source, index_t first, i
   value_panels_.multiply(rows.grad_output, count, first, last, grad_scores_.data(), kPanel);
   for (index_t r = 0; r < count; ++r) {
     T *weights = weights_.data() + r * kPanel, *grads = grad_scores_.data() + r * kPanel;
-    const index_t seen = std::clamp<index_t>(
-        visible_keys(rows.rows[static_cast<std::size_t>(r)], last, is_causal_) - first, 0, width);
-    if (seen > 0) {
-      exp_of_row(weights, rows.lse[r], seen);
+    const RowSight& sight = sight_.row(r);
+    const KeyRange seen = sight.within(first, last);
+    const index_t begin = seen.first - first, end = seen.last - first;
+    const auto hide = [&](index_t from, index_t to) {
+      std::fill(weights + from, weights + to, T(0));
+      std::fill(grads + from, grads + to, T(0));
+    };
+    if (begin < end) {
+      exp_of_row(weights + begin, rows.lse[r], end - begin);
       const T delta = rows.delta[r];
-      for (index_t j = 0; j < seen; ++j) grads[j] = weights[j] * (grads[j] - delta);
+      for (index_t j = begin; j < end; ++j) grads[j] = weights[j] * (grads[j] - delta);
+      // What came of the logits of hidden keys may be infinite.
+      sight.for_each_hidden(seen.first, seen.last,
+                            [&](index_t from, index_t to) { hide(from - first, to - first); });
     }
-    std::fill(weights + seen, weights + width, T(0));
-    std::fill(grads + seen, grads + width, T(0));
+    hide(0, begin);
+    hide(end, width);
   }
   blas::add_transposed_product<T>(width, channels_, count, {weights_.data(), kPanel},
                                   {rows.grad_output.data, rows.grad_output.stride},

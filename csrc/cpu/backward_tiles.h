@@ -4,6 +4,7 @@
 
 #include "cpu/panels.h"
 #include "cpu/tiles.h"
+#include "cpu/visible.h"
 
 namespace convbasis {
 
@@ -24,14 +25,18 @@ class BackwardTiles {
  public:
   /// `function` is named when a logit overflows.
   BackwardTiles(Rows<const T> value, const Panels<T>& value_panels, index_t channels,
-                bool is_causal, const char* function);
+                const VisibleKeys& visible, const char* function);
 
-  /// Runs the forward pass over keys [0, keys) for the lse and delta of the rows.
-  void forward(ScoreTiles<T>& source, index_t keys, const BackwardRows<T>& rows);
+  /// Runs the forward pass over all keys for the lse and delta of the rows.
+  void forward(ScoreTiles<T>& source, const BackwardRows<T>& rows);
+
+  /// What the rows see of some keys: what the next calls of backward go by.
+  const TileSight& look(const BackwardRows<T>& rows, KeyRange keys);
 
   /// Adds f^T dY to rows [first, last) of grad_value, and gives dS: row r of the result holds keys
   /// [first, last) of rows.rows[r], 0 where a key is not visible. It stays until the next call.
-  /// last - first is at most kPanel.
+  /// last - first is at most kPanel; the keys are of those last looked at, and of one segment or
+  /// none.
   Rows<const T> backward(ScoreTiles<T>& source, index_t first, index_t last,
                          const BackwardRows<T>& rows, Rows<T> grad_value);
 
@@ -39,7 +44,8 @@ class BackwardTiles {
   Rows<const T> value_;
   const Panels<T>& value_panels_;
   index_t channels_;
-  bool is_causal_;
+  const VisibleKeys& visible_;
+  TileSight sight_;
   OnlineSoftmax<T> softmax_;
   Buffer<T> weights_, grad_scores_, output_;
 };

@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
 
 #include "convbasis/attention.h"
 #include "core/heads.h"
@@ -10,6 +9,7 @@
 #include "cpu/row_tiles.h"
 #include "cpu/rows.h"
 #include "cpu/tiles.h"
+#include "cpu/visible.h"
 
 namespace convbasis {
 
@@ -22,15 +22,24 @@ OnlineSoftmax<T>::OnlineSoftmax(index_t channels, const char* function, index_t 
       row_max_(kQueryTile),
       row_sum_(kQueryTile) {}
 
-/// Turns one row of scores into weights relative to the largest score so far; what was summed
-/// before is rescaled when that grows. Keys a row does not see get weight 0.
+/// Turns one row of scores of keys [first, last) into weights relative to the largest score so far;
+/// what was summed before is rescaled when that grows. Keys a row does not see get weight 0.
 template <class T>
-void OnlineSoftmax<T>::absorb(index_t row, index_t visible, index_t width, T* out) {
+void OnlineSoftmax<T>::absorb(index_t row, const RowSight& sight, KeyRange keys, T* out) {
   const Kernels<T>& simd = kernels<T>();
+  const auto [begin, end] = sight.within(keys.first, keys.last);
   T* scores = scores_.data() + row * kKeyTile;
-  std::fill(scores + visible, scores + width, T(0));
-  if (visible == 0) return;
-  const T top = simd.max_value(scores, visible);
+  T *seen = scores + (begin - keys.first), *after = scores + (end - keys.first);
+  std::fill(scores, seen, T(0));
+  std::fill(after, scores + (keys.last - keys.first), T(0));
+  const index_t hidden = sight.for_each_hidden(begin, end, [&](index_t from, index_t to) {
+    std::fill(seen + (from - begin), seen + (to - begin), -std::numeric_limits<T>::infinity());
+  });
+  if (hidden == end - begin) {
+    std::fill(seen, after, T(0));
+    return;
+  }
+  const T top = simd.max_value(seen, end - begin);
   if (std::isinf(top))
     throw InvalidArgument("[" + std::string(function_) +
                           "] query has logits with key that overflow; expected finite products in "
@@ -41,32 +50,30 @@ void OnlineSoftmax<T>::absorb(index_t row, index_t visible, index_t width, T* ou
     row_sum_[row] *= static_cast<double>(shrink);
     row_max_[row] = top;
   }
-  row_sum_[row] += simd.exp_sum(scores, row_max_[row], visible);
+  row_sum_[row] += simd.exp_sum(seen, row_max_[row], end - begin);
 }
 
 template <class T>
-void OnlineSoftmax<T>::attend(ScoreTiles<T>& source, Rows<const T> value, index_t keys,
-                              bool is_causal, std::span<const index_t> rows, Rows<T> out,
-                              double* lse, index_t first_key) {
+void OnlineSoftmax<T>::attend(ScoreTiles<T>& source, Rows<const T> value, const TileSight& sight,
+                              std::span<const index_t> rows, Rows<T> out, double* lse) {
   const Kernels<T>& simd = kernels<T>();
   const index_t count = static_cast<index_t>(rows.size());
-  index_t reach = 0;
   for (index_t r = 0; r < count; ++r) {
     std::fill_n(out.row(r), channels_, T(0));
     row_max_[r] = -std::numeric_limits<T>::infinity();
     row_sum_[r] = 0;
-    reach = std::max(reach, visible_keys(rows[static_cast<std::size_t>(r)], keys, is_causal));
   }
   source.select(rows);
-  for (index_t first = first_key; first < reach; first += key_tile_) {
-    const index_t width = std::min(key_tile_, reach - first);
-    source.fill(first, first + width, scores_.data(), kKeyTile);
-    for (index_t r = 0; r < count; ++r) {
-      const index_t seen = visible_keys(rows[static_cast<std::size_t>(r)], keys, is_causal) - first;
-      absorb(r, std::clamp<index_t>(seen, 0, width), width, out.row(r));
+  for (const KeyRange& segment : sight.segments()) {
+    index_t last = segment.first;
+    while (last < segment.last) {
+      const index_t first = last;  // tiles end where those of other segments would
+      last = std::min((first / key_tile_ + 1) * key_tile_, segment.last);
+      source.fill(first, last, scores_.data(), kKeyTile);
+      for (index_t r = 0; r < count; ++r) absorb(r, sight.row(r), {first, last}, out.row(r));
+      blas::multiply<T>(count, channels_, last - first, T(1), {scores_.data(), kKeyTile},
+                        {value.row(first), value.stride}, T(1), {out.data, out.stride});
     }
-    blas::multiply<T>(count, channels_, width, T(1), {scores_.data(), kKeyTile},
-                      {value.row(first), value.stride}, T(1), {out.data, out.stride});
   }
   for (index_t r = 0; r < count; ++r) {
     const double sum = row_sum_[r];
@@ -79,23 +86,25 @@ void OnlineSoftmax<T>::attend(ScoreTiles<T>& source, Rows<const T> value, index_
 
 namespace {
 
-/// Key and value of one head where BLAS can read them.
+/// Key and value of one head where BLAS can read them, in the order given.
 template <class T>
 struct KeyValue {
-  KeyValue(const View<const T, 2>& k, const View<const T, 2>& v, const Exec& exec)
-      : key(as_rows(k, key_copy)), value(as_value_rows(v, v.shape[1], value_copy, exec)) {}
-  Buffer<T> key_copy, value_copy;
+  KeyValue(const View<const T, 2>& k, const View<const T, 2>& v, std::span<const index_t> order,
+           const Exec& exec)
+      : key(as_rows(in_order(k, order, ordered_key), key_copy)),
+        value(as_value_rows(in_order(v, order, ordered_value), v.shape[1], value_copy, exec)) {}
+  Buffer<T> ordered_key, ordered_value, key_copy, value_copy;
   Rows<const T> key;
   ValueRows<T> value;
 };
 
-/// All rows of one head in tiles.
+/// All rows of one head in tiles, `every` row in the order of the queries.
 template <class T>
 void attend_head(const View<const T, 2>& query, const View<const T, 2>& key,
-                 const View<const T, 2>& value, double scale, bool is_causal,
+                 const View<const T, 2>& value, double scale, const VisibleKeys& visible,
                  std::span<const index_t> every, const View<T, 2>& out, const View<T, 1>& lse,
                  const Exec& exec) {
-  const KeyValue<T> source(key, value, exec);
+  const KeyValue<T> source(key, value, visible.key_order(), exec);
   const index_t count = static_cast<index_t>(every.size()), channels = value.shape[1];
   const Panels<T> keys(source.key, key.shape[0], query.shape[1], exec);
   const index_t most = panel_rows<T>(std::max(query.shape[1], channels));
@@ -108,11 +117,13 @@ void attend_head(const View<const T, 2>& query, const View<const T, 2>& key,
     OnlineSoftmax<T> softmax(channels, "exact_attention", kPanel);
     Buffer<T> result(most * channels);
     double row_lse[kQueryTile];
-    softmax.attend(scores, source.value.rows, key.shape[0], is_causal, rows,
-                   {result.data(), channels}, row_lse);
+    TileSight sight;
+    visible.look(rows, sight);
+    softmax.attend(scores, source.value.rows, sight, rows, {result.data(), channels}, row_lse);
     for (index_t r = 0; r < static_cast<index_t>(rows.size()); ++r) {
-      write_row(result.data() + r * channels, out, first + r, source.value.unscale);
-      if (lse.data != nullptr) lse(first + r) = static_cast<T>(row_lse[r]);
+      const index_t row = rows[static_cast<std::size_t>(r)];
+      write_row(result.data() + r * channels, out, row, source.value.unscale);
+      if (lse.data != nullptr) lse(row) = static_cast<T>(row_lse[r]);
     }
   });
 }
@@ -154,20 +165,22 @@ struct RangeResults {
 /// Rows `listed` of one head.
 template <class T>
 void attend_rows(const View<const T, 2>& query, const View<const T, 2>& key,
-                 const View<const T, 2>& value, double scale, bool is_causal,
+                 const View<const T, 2>& value, double scale, const VisibleKeys& visible,
                  std::span<const index_t> listed, const View<T, 2>& out, const View<T, 1>& lse,
                  const Exec& exec) {
-  const KeyValue<T> source(key, value, exec);
-  const RowTiles tiles(listed, key.shape[0], is_causal);
+  const KeyValue<T> source(key, value, visible.key_order(), exec);
+  const RowTiles tiles(listed, key.shape[0], visible.is_causal());
   const index_t count = tiles.count(), channels = value.shape[1];
   RangeResults<T> results(tiles, channels);
   parallel_for(exec, static_cast<index_t>(tiles.tiles().size()), [&](index_t item, int) {
     const RowTiles::Tile& tile = tiles.tiles()[static_cast<std::size_t>(item)];
     const index_t at = tile.range * count + tile.first_row;
     DotScores<T> scores(query, source.key, query.shape[1], scale);
-    OnlineSoftmax<T>(channels).attend(
-        scores, source.value.rows, tile.last_key, is_causal, tiles.rows(tile),
-        {results.out.data() + at * channels, channels}, results.lse.data() + at, tile.first_key);
+    TileSight sight;
+    visible.look(tiles.rows(tile), {tile.first_key, tile.last_key}, sight);
+    OnlineSoftmax<T>(channels).attend(scores, source.value.rows, sight, tiles.rows(tile),
+                                      {results.out.data() + at * channels, channels},
+                                      results.lse.data() + at);
   });
   Buffer<T> row(channels);
   for (index_t i = 0; i < count; ++i) {
@@ -199,14 +212,14 @@ void exact_attention(View<const T, 4> query, View<const T, 4> key, View<const T,
   if (lse.data != nullptr)
     require_shape(kName, "lse", lse.shape, {batch, query_heads, n}, "to match query");
   const HeadList list(kName, heads, batch * query_heads);
+  const VisibleKeys visible(kName, options.mask, options.is_causal, n, key.shape[2]);
   if (batch * query_heads * n == 0) return;
 
-  std::vector<index_t> rows(static_cast<std::size_t>(n));
-  std::iota(rows.begin(), rows.end(), index_t{0});
+  const std::vector<index_t> rows = positions(visible.query_order(), n);
   for_each_head(exec, list.size(), [&](index_t i, const Exec& inside) {
     const auto [b, h, g] = head_index(list[i], query_heads, key.shape[1]);
     attend_head<T>(head_view(query, b, h), head_view(key, b, g), head_view(value, b, g),
-                   scale_of(options, query.shape[3]), options.is_causal, rows, head_view(out, b, h),
+                   scale_of(options, query.shape[3]), visible, rows, head_view(out, b, h),
                    head_view(lse, b, h), inside);
   });
 }
@@ -225,12 +238,13 @@ void attention_rows(View<const T, 4> query, View<const T, 4> key, View<const T, 
                 "to match rows and value");
   if (lse.data != nullptr)
     require_shape(kName, "lse", lse.shape, {batch, heads, count}, "to match rows");
+  const VisibleKeys visible(kName, options.mask, options.is_causal, n, key.shape[2]);
   for_each_head(exec, batch * heads, [&](index_t flat, const Exec& inside) {
     const auto [b, h, g] = head_index(flat, heads, key.shape[1]);
     const std::vector<index_t> listed = listed_rows(rows, b, h);
     attend_rows<T>(head_view(query, b, h), head_view(key, b, g), head_view(value, b, g),
-                   scale_of(options, query.shape[3]), options.is_causal, listed,
-                   head_view(out, b, h), head_view(lse, b, h), inside);
+                   scale_of(options, query.shape[3]), visible, listed, head_view(out, b, h),
+                   head_view(lse, b, h), inside);
   });
 }
 

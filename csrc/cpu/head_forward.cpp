@@ -48,13 +48,15 @@ void attend_strips(const StripMatrix<T>& lower, const StripMatrix<T>* upper, Row
                    index_t channels, std::span<const index_t> rows, Rows<T> out, double* lse,
                    const Exec& exec) {
   const index_t count = static_cast<index_t>(rows.size());
+  const VisibleKeys visible(upper == nullptr, lower.layout.columns);
   parallel_for(exec, ceil_div(count, kQueryTile), [&](index_t tile, int) {
     const index_t first = tile * kQueryTile;
     const auto mine = rows.subspan(static_cast<std::size_t>(first),
                                    static_cast<std::size_t>(std::min(kQueryTile, count - first)));
     StripScores<T> scores(lower, upper);
-    OnlineSoftmax<T>(channels).attend(scores, value, lower.layout.columns, upper == nullptr, mine,
-                                      {out.row(first), out.stride},
+    TileSight sight;
+    visible.look(mine, sight);
+    OnlineSoftmax<T>(channels).attend(scores, value, sight, mine, {out.row(first), out.stride},
                                       lse != nullptr ? lse + first : nullptr);
   });
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -57,6 +58,19 @@ template <class T>
   scratch = Buffer<T>(rows * channels);
   pack_rows(matrix, 0, rows, channels, scratch.data());
   return {scratch.data(), channels};
+}
+
+/// The rows in another order, in `scratch`; the matrix itself for an empty order.
+template <class T>
+[[nodiscard]] View<const T, 2> in_order(const View<const T, 2>& matrix,
+                                        std::span<const index_t> order, Buffer<T>& scratch) {
+  if (order.empty()) return matrix;
+  const index_t columns = matrix.shape[1];
+  scratch = Buffer<T>(matrix.shape[0] * columns);
+  for (std::size_t i = 0; i < order.size(); ++i)
+    pack_rows(matrix, order[i], order[i] + 1, columns,
+              scratch.data() + static_cast<index_t>(i) * columns);
+  return {scratch.data(), matrix.shape, {columns, 1}};
 }
 
 /// Values as rows, and how large each is. Sums of values near the largest number overflow, so such

@@ -25,6 +25,7 @@ void backward_of_spoiled_rows(const HeadForward<T>& head, std::span<const double
   const index_t keys = lower.layout.columns, channels = head.channels();
   const index_t together = std::clamp<index_t>(kMostEntries / keys, 1, kQueryTile);
   const Panels<T> panels(head.values().rows, keys, channels, exec);
+  const VisibleKeys visible(upper == nullptr, keys);
   std::vector<std::optional<BackwardTiles<T>>> tiles(
       static_cast<std::size_t>(resolve_threads(exec)));
   Buffer<T> grads(together * channels), deltas(together), found(together * keys);
@@ -40,13 +41,12 @@ void backward_of_spoiled_rows(const HeadForward<T>& head, std::span<const double
     parallel_for(exec, ceil_div(keys, kPanel), [&](index_t panel, int worker) {
       auto& mine = tiles[static_cast<std::size_t>(worker)];
       if (!mine)
-        mine.emplace(head.values().rows, panels, channels, upper == nullptr,
-                     "conv_attention_backward");
+        mine.emplace(head.values().rows, panels, channels, visible, "conv_attention_backward");
       StripScores<T> source(lower, upper);
       const index_t key = panel * kPanel, last = std::min(key + kPanel, keys);
-      const Rows<const T> tile = mine->backward(
-          source, key, last, {rows, {grads.data(), channels}, lse.data() + first, deltas.data()},
-          grad_value);
+      const BackwardRows<T> of{rows, {grads.data(), channels}, lse.data() + first, deltas.data()};
+      mine->look(of, {key, last});
+      const Rows<const T> tile = mine->backward(source, key, last, of, grad_value);
       for (index_t r = 0; r < count; ++r)
         std::copy_n(tile.row(r), last - key, found.data() + r * keys + key);
     });

@@ -8,6 +8,7 @@
 #include "cpu/panels.h"
 #include "cpu/simd/kernels.h"
 #include "cpu/strips.h"
+#include "cpu/visible.h"
 
 namespace convbasis {
 
@@ -69,18 +70,18 @@ constexpr index_t kQueryTile = 128, kKeyTile = 256;
 
 /// Softmax over the visible keys of at most kQueryTile rows, then the weighted mean of value rows,
 /// tile by tile with an online softmax. out holds rows.size() x channels, lse may be null. Only
-/// keys in [first_key, keys) count: 0 and -inf for a row that sees none of them.
+/// keys that `sight` tells of count: 0 and -inf for a row that sees none of them.
 template <class T>
 class OnlineSoftmax {
  public:
   /// `function` is named when a logit overflows; a tile has `keys` of them, at most kKeyTile.
   explicit OnlineSoftmax(index_t channels, const char* function = "exact_attention",
                          index_t keys = kKeyTile);
-  void attend(ScoreTiles<T>& source, Rows<const T> value, index_t keys, bool is_causal,
-              std::span<const index_t> rows, Rows<T> out, double* lse, index_t first_key = 0);
+  void attend(ScoreTiles<T>& source, Rows<const T> value, const TileSight& sight,
+              std::span<const index_t> rows, Rows<T> out, double* lse);
 
  private:
-  void absorb(index_t row, index_t visible, index_t width, T* out);
+  void absorb(index_t row, const RowSight& sight, KeyRange keys, T* out);
 
   const char* function_;
   index_t channels_, key_tile_;

@@ -2,7 +2,8 @@
 
 Shapes: query (b, h, n_q, d), key (b, g, n_kv, d), value (b, g, n_kv, d_v), out (b, h, n_q, d_v),
 lse (b, h, n_q), starts (b, h, k) int64 padded with n, num_bases (b, h) int64, kernels (b, h, k, n)
-C-contiguous, rows (b, h, m) int64, heads: flat numbers ``b * H + h`` to compute, None for all.
+C-contiguous, rows (b, h, m) int64, heads: flat numbers ``b * H + h`` to compute, None for all;
+mask: the class of a mask by its name, then its numbers and arrays (`masks.Mask`), None for none.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 _Floats: TypeAlias = NDArray[Any]
 _Ints: TypeAlias = NDArray[np.int64]
+_Mask: TypeAlias = tuple[Any, ...]
 _Strips: TypeAlias = tuple[_Ints, _Ints, _Floats, int]
 
 class _Forward(TypedDict):
@@ -29,6 +31,7 @@ def exact_attention(
     lse: _Floats | None,
     scale: float,
     is_causal: bool,
+    mask: _Mask | None,
     heads: _Ints | None,
     num_threads: int,
 ) -> None: ...
@@ -41,6 +44,7 @@ def attention_rows(
     lse: _Floats | None,
     scale: float,
     is_causal: bool,
+    mask: _Mask | None,
     num_threads: int,
 ) -> None: ...
 def exact_attention_backward(
@@ -53,6 +57,7 @@ def exact_attention_backward(
     grad_value: _Floats,
     scale: float,
     is_causal: bool,
+    mask: _Mask | None,
     heads: _Ints | None,
     num_threads: int,
 ) -> None: ...

@@ -234,14 +234,15 @@ TEST(backward_tiles_take_rows_in_any_order) {
       values(matrix(problem.value), kKeys, kChannels, {});
   DotScores<double> scores(
       contiguous_view<const double, 2>(problem.query.data.data(), {kKeys, kDim}), keys, kDim, 0.5);
-  BackwardTiles<double> tiles(matrix(problem.value), values, kChannels, true, "test");
+  const VisibleKeys visible(true, kKeys);
+  BackwardTiles<double> tiles(matrix(problem.value), values, kChannels, visible, "test");
   std::vector<double> grad_output, lse(rows.size()), delta(rows.size());
   for (const index_t row : rows)
     for (index_t c = 0; c < kChannels; ++c)
       grad_output.push_back(problem.grad_output.view(0, 0, row, c));
   const BackwardRows<double> listed{
       rows, {grad_output.data(), kChannels}, lse.data(), delta.data()};
-  tiles.forward(scores, kKeys, listed);
+  tiles.forward(scores, listed);
   std::vector<double> grad_value(kKeys * kChannels), sums(rows.size()), sizes(rows.size());
   for (const index_t first : {index_t{0}, kPanel}) {
     const index_t last = std::min(first + kPanel, kKeys);
