@@ -10,6 +10,7 @@
 #include "convbasis/lowrank.h"
 #include "convbasis/mask.h"
 #include "convbasis/options.h"
+#include "convbasis/polynomial.h"
 #include "convbasis/recover.h"
 #include "convbasis/report.h"
 #include "convbasis/toeplitz.h"
