@@ -62,7 +62,8 @@ def differentiate(
     targets = (grad_query, grad_key[:, :, keys], grad_value[:, :, keys])
     exact = np.flatnonzero(~plan.by_strips)
     # First, for it overwrites what the other adds to.
-    _core.exact_attention_backward(*operands, *targets, seen.scale, seen.is_causal, exact, threads)
+    call = (seen.scale, seen.is_causal, seen.mask)
+    _core.exact_attention_backward(*operands, *targets, *call, exact, threads)
     lower_upper, through_entries = plan.lower_upper(), gradient == "attention"
     found = _core.conv_attention_backward(
         *lower_upper, *operands, *targets, seen.scale, through_entries, plan.listed(), threads

@@ -110,7 +110,8 @@ def exact_rows(inputs: AttentionInputs, rows: np.ndarray, threads: int) -> np.nd
     """Exact attention of the listed `rows`, (batch, heads, m, d_v)."""
     exact = np.zeros((*rows.shape, inputs.value.shape[3]), inputs.compute)
     arrays = inputs.query, inputs.key, inputs.value
-    _core.attention_rows(*arrays, rows, exact, None, inputs.scale, inputs.is_causal, threads)
+    call = (inputs.scale, inputs.is_causal, inputs.mask)
+    _core.attention_rows(*arrays, rows, exact, None, *call, threads)
     return exact
 
 

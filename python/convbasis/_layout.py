@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _validate
+from . import _validate, masks
 
 
 def collapse(array: np.ndarray, trailing: int) -> np.ndarray:
@@ -78,6 +78,7 @@ class AttentionInputs:
     dtype: np.dtype[Any]  # the caller's type
     is_causal: bool
     scale: float
+    mask: tuple[object, ...] | None = None  # as the core takes it
 
     @property
     def heads(self) -> tuple[int, int]:
@@ -118,8 +119,13 @@ def attention_inputs(
     is_causal: object,
     scale: object,
     enable_gqa: object,
+    *,
+    takes_mask: bool = False,
 ) -> AttentionInputs:
-    """Check everything that the attention functions have in common, in argument order."""
+    """Check everything that the attention functions have in common, in argument order.
+
+    Those with `takes_mask` honour an `attn_mask`, the others refuse it.
+    """
     query = _validate.float_array(function, "query", query, min_ndim=2)
     key = _validate.float_array(function, "key", key, min_ndim=2)
     _validate.same_dtype(function, "key", key, "query", query.dtype)
@@ -127,7 +133,12 @@ def attention_inputs(
     _validate.same_dtype(function, "value", value, "query", query.dtype)
     enable_gqa = _validate.flag(function, "enable_gqa", enable_gqa)
     _validate.attention_shapes(function, query, key, value, enable_gqa)
-    _validate.no_mask_or_dropout(function, attn_mask, dropout_p)
+    mask, mask_is_causal = None, False
+    if takes_mask and attn_mask is not None:
+        mask, mask_is_causal = native_mask(function, attn_mask, query.shape[-2], key.shape[-2])
+        _validate.no_dropout(function, dropout_p)
+    else:
+        _validate.no_mask_or_dropout(function, attn_mask, dropout_p)
     is_causal = _validate.flag(function, "is_causal", is_causal)
     return AttentionInputs(
         query=operand(query),
@@ -135,9 +146,28 @@ def attention_inputs(
         value=operand(value),
         lead=query.shape[:-2],
         dtype=query.dtype,
-        is_causal=is_causal,
+        is_causal=is_causal or mask_is_causal,
         scale=_validate.scale_or_default(function, scale, query),
+        mask=mask,
     )
+
+
+def native_mask(
+    function: str, attn_mask: object, n_q: int, n_kv: int
+) -> tuple[tuple[object, ...] | None, bool]:
+    """A mask that fits, as the core takes it, and whether it asks for the causal mask too."""
+    if not isinstance(attn_mask, masks.Mask):
+        kinds = [name for name in masks.__all__ if name not in ("Mask", "KeyLists")]
+        raise _validate.wrong(
+            function,
+            "attn_mask",
+            "is no mask with structure",
+            f"None or one of convbasis.masks ({', '.join(kinds)})",
+            type(attn_mask).__name__,
+            NotImplementedError,
+        )
+    attn_mask.check(function, n_q, n_kv)
+    return attn_mask._native()
 
 
 def output_gradient(function: str, grad_output: object, inputs: AttentionInputs) -> np.ndarray:

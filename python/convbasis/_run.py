@@ -137,6 +137,7 @@ def exactly(
             lse,
             inputs.scale,
             inputs.is_causal,
+            inputs.mask,
             np.flatnonzero(chosen),
             threads,
         )

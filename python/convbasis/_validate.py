@@ -170,10 +170,15 @@ def no_mask_or_dropout(function: str, attn_mask: object, dropout_p: object) -> N
             function,
             "attn_mask",
             "is given and cannot be honoured",
-            "None (is_causal=True masks the future)",
+            "None (is_causal=True masks the future; exact_attention takes a mask of "
+            "convbasis.masks)",
             type(attn_mask).__name__,
             NotImplementedError,
         )
+    no_dropout(function, dropout_p)
+
+
+def no_dropout(function: str, dropout_p: object) -> None:
     if number(function, "dropout_p", dropout_p) != 0.0:
         raise wrong(
             function,

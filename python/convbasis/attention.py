@@ -10,6 +10,7 @@ from . import _core, _layout, _validate
 from ._run import attend, result_arrays, results
 from ._settings import conv_settings
 from .basis import ConvBasis
+from .masks import Mask
 from .recover import RecoverOptions
 
 
@@ -48,7 +49,7 @@ def conv_attention(
     value : ndarray, shape (..., n_kv, d_v)
         Dtype and leading dimensions of `query`. ``n_kv`` must be n unless `is_causal`.
     attn_mask : None
-        Not supported.
+        Not supported: `exact_attention` takes masks.
     dropout_p : float
         Must be 0.
     is_causal : bool
@@ -157,7 +158,7 @@ def exact_attention(
     query: np.ndarray,
     key: np.ndarray,
     value: np.ndarray,
-    attn_mask: None = None,
+    attn_mask: Mask | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
     *,
@@ -176,8 +177,12 @@ def exact_attention(
     key : ndarray, shape (..., n_kv, d)
     value : ndarray, shape (..., n_kv, d_v)
         Any n_q and n_kv, causal or not.
-    attn_mask, dropout_p, is_causal, scale, enable_gqa, check_finite, out, return_lse, num_threads
-        As in `conv_attention`.
+    attn_mask : masks.Mask, optional
+        Which keys each query sees, alike for all heads: one of `convbasis.masks`, which are of
+        linear size. Keys that no query of a tile sees cost nothing, so a sliding window takes
+        O(n size (d + d_v)). With `is_causal`, what both show. Arrays are refused.
+    dropout_p, is_causal, scale, enable_gqa, check_finite, out, return_lse, num_threads
+        As in `conv_attention`. Keys that nobody sees are checked as well.
 
     Returns
     -------
@@ -192,8 +197,9 @@ def exact_attention(
 
     Notes
     -----
-    Time O(n_q n_kv (d + d_v)), half of it when causal; memory O(n (d + d_v)) by an online softmax.
-    Rounding is that of the computing type alone.
+    Time O(n_q n_kv (d + d_v)), half of it when causal, with a mask in proportion to what tiles of
+    some 64 queries see; memory O(n (d + d_v)) by an online softmax. Rounding is that of the
+    computing type alone.
 
     Examples
     --------
@@ -202,10 +208,23 @@ def exact_attention(
     >>> cb.exact_attention(ones, ones, np.array([[2.0], [4.0]]), is_causal=True)
     array([[2.],
            [3.]])
+    >>> cb.exact_attention(
+    ...     ones, ones, np.array([[2.0], [4.0]]), cb.masks.SlidingWindow(1), return_lse=True)
+    (array([[2.],
+           [4.]]), array([1., 1.]))
     """
     name = "exact_attention"
     inputs = _layout.attention_inputs(
-        name, query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa
+        name,
+        query,
+        key,
+        value,
+        attn_mask,
+        dropout_p,
+        is_causal,
+        scale,
+        enable_gqa,
+        takes_mask=True,
     )
     check_finite = _validate.flag(name, "check_finite", check_finite)
     _validate.output(
@@ -229,6 +248,7 @@ def exact_attention(
         lse,
         inputs.scale,
         inputs.is_causal,
+        inputs.mask,
         None,
         threads,
     )

@@ -13,6 +13,7 @@ from ._plan import make_plan
 from ._run import attend
 from ._settings import conv_settings
 from .basis import ConvBasis
+from .masks import Mask
 from .recover import RecoverOptions
 from .report import Stopwatch
 
@@ -172,7 +173,7 @@ def exact_attention_backward(
     key: np.ndarray,
     value: np.ndarray,
     grad_output: np.ndarray,
-    attn_mask: None = None,
+    attn_mask: Mask | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
     *,
@@ -191,7 +192,9 @@ def exact_attention_backward(
         Any n_q and n_kv, causal or not.
     grad_output : ndarray, shape (..., n_q, d_v)
         Gradient of a loss by the output, in the dtype of `query`, any strides.
-    attn_mask, dropout_p, is_causal, scale, enable_gqa, check_finite, num_threads
+    attn_mask : masks.Mask, optional
+        As in `exact_attention`.
+    dropout_p, is_causal, scale, enable_gqa, check_finite, num_threads
         As in `conv_attention`.
 
     Returns
@@ -210,9 +213,10 @@ def exact_attention_backward(
     -----
     With f the softmax and ``dS = f * (dY V^T - rowsum(dY * Y))``: ``dV = f^T dY``,
     ``dQ = scale dS K``, ``dK = scale dS^T Q``. Nothing of the forward pass is kept: f is computed
-    again, tile by tile. Time O(n_q n_kv (d + d_v)), half of it when causal, some 3 times that of
-    `exact_attention`; memory O(n (d + d_v)). Rounding is that of the computing type alone, and
-    results do not depend on the number of threads.
+    again, tile by tile. Time O(n_q n_kv (d + d_v)), half of it when causal, with a mask in
+    proportion to what blocks of it show, some 3 times that of `exact_attention`; memory
+    O(n (d + d_v)). Rounding is that of the computing type alone, and results do not depend on the
+    number of threads.
 
     Examples
     --------
@@ -229,7 +233,16 @@ def exact_attention_backward(
     """
     name = "exact_attention_backward"
     inputs = _layout.attention_inputs(
-        name, query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa
+        name,
+        query,
+        key,
+        value,
+        attn_mask,
+        dropout_p,
+        is_causal,
+        scale,
+        enable_gqa,
+        takes_mask=True,
     )
     grad = _layout.output_gradient(name, grad_output, inputs)
     check_finite = _validate.flag(name, "check_finite", check_finite)
@@ -250,6 +263,7 @@ def exact_attention_backward(
         grad_value,
         inputs.scale,
         inputs.is_causal,
+        inputs.mask,
         None,
         threads,
     )

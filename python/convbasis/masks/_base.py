@@ -38,6 +38,15 @@ class Mask(ABC):
     def _joined(self, other: Mask) -> Mask | None:
         """The intersection if this class knows it."""
 
+    def _native(self) -> tuple[tuple[object, ...] | None, bool]:
+        """What the core takes: the class and its fields, and whether to join the causal mask."""
+        items = self._items()
+        is_causal = items.pop("is_causal", False)
+        parts: list[object] = [type(self).__name__]
+        for value in items.values():
+            parts += value if isinstance(value, tuple) else [value]
+        return tuple(parts), is_causal
+
     def to_dense(self, n_q: int, n_kv: int) -> Booleans:
         """The mask as a matrix, True where query i sees key j; the only thing of size n_q n_kv.
 
@@ -109,6 +118,9 @@ class Causal(Mask):
 
     def check(self, function: str, n_q: int, n_kv: int) -> None:
         """Any numbers of queries and keys will do."""
+
+    def _native(self) -> tuple[tuple[object, ...] | None, bool]:
+        return None, True
 
     def _dense(self, n_q: int, n_kv: int) -> Booleans:
         return np.tri(n_q, n_kv, dtype=bool)
