@@ -45,16 +45,6 @@ std::vector<double> Monomials::weights(std::span<const double> coefficients) con
   return weights;
 }
 
-index_t monomial_count(index_t variables, index_t degree) {
-  index_t count = 1;
-  for (index_t p = 1; p <= degree; ++p) {  // each quotient is a binomial coefficient
-    if (count > std::numeric_limits<index_t>::max() / (variables + p))
-      return std::numeric_limits<index_t>::max();
-    count = count * (variables + p) / p;
-  }
-  return count;
-}
-
 ValueGroups::ValueGroups(index_t columns) : size(0), count(0) {
   index_t cheapest = std::numeric_limits<index_t>::max();
   for (const index_t candidate : kGroupSizes) {

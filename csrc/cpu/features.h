@@ -38,9 +38,6 @@ class Monomials {
   std::size_t top_runs_ = 0;
 };
 
-/// C(variables + degree, degree); the largest index where that overflows.
-[[nodiscard]] index_t monomial_count(index_t variables, index_t degree);
-
 /// Value columns in groups for the low-rank kernels: `count` groups of `size`.
 struct ValueGroups {
   explicit ValueGroups(index_t columns);

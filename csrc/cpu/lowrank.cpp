@@ -6,7 +6,9 @@
 #include <numeric>
 
 #include "convbasis/attention.h"
+#include "convbasis/polynomial.h"
 #include "core/heads.h"
+#include "core/mask.h"
 #include "core/shape.h"
 #include "cpu/lowrank_part.h"
 #include "cpu/rows.h"
@@ -169,6 +171,7 @@ LowRankReport polynomial_attention(View<const T, 4> query, View<const T, 4> key,
                 "to match query and value");
   if (lse.data != nullptr)
     require_shape(kName, "lse", lse.shape, {batch, query_heads, n}, "to match query");
+  require_mask(kName, options.mask, n, key.shape[2]);
   const HeadList list(kName, heads, batch * query_heads);
   require_polynomials(polynomials, batch * query_heads, n, key.shape[2], head_dim);
   LowRankReport report{std::vector<index_t>(polynomials.size(), 0),
@@ -188,7 +191,7 @@ LowRankReport polynomial_attention(View<const T, 4> query, View<const T, 4> key,
                    head_view(out, b, h), head_lse},
                   polynomial, options, inside);
     report.rank[at(flat)] =
-        monomial_count(query.shape[3], static_cast<index_t>(polynomial.coefficients.size()) - 1);
+        feature_count(query.shape[3], static_cast<index_t>(polynomial.coefficients.size()) - 1);
   });
   return report;
 }

@@ -7,6 +7,7 @@
 #include "convbasis/attention.h"
 #include "convbasis/error.h"
 #include "convbasis/lowrank.h"
+#include "convbasis/polynomial.h"
 #include "cpu/features.h"
 
 using namespace convbasis;
@@ -113,7 +114,7 @@ TEST(monomials_of_two_rows_give_the_polynomial_of_their_product) {
   for (const auto& [dim, degree] :
        {std::pair<index_t, index_t>{1, 0}, {1, 5}, {3, 1}, {4, 4}, {16, 2}}) {
     const Monomials monomials(dim, degree);
-    CHECK(monomials.count() == monomial_count(dim, degree));
+    CHECK(monomials.count() == feature_count(dim, degree));
     const auto x = random_numbers<double>(dim, 1, 1), y = random_numbers<double>(dim, 2, 1);
     const auto coefficients = random_numbers<double>(degree + 1, 3, 1);
     const std::vector<double> weights = monomials.weights(coefficients);

@@ -7,6 +7,7 @@
 #include "convbasis/cost_model.h"
 #include "convbasis/device.h"
 #include "convbasis/error.h"
+#include "convbasis/logit_range.h"
 #include "convbasis/lowrank.h"
 #include "convbasis/mask.h"
 #include "convbasis/options.h"
