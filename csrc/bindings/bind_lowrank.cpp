@@ -48,11 +48,15 @@ py::dict attend(const py::array& query, const py::array& key, const py::array& v
 }
 
 py::dict norms(const py::array& query, const py::array& key, double scale, bool is_causal,
-               int num_threads) {
+               index_t sample_rows, int num_threads) {
   return dispatch(query, "query", [&]<class T>(T) {
     const auto q = input<T, 4>(query, "query"), k = input<T, 4>(key, "key");
+    const AttentionOptions options{scale, is_causal, {}};
+    std::vector<double> sampled;
     const LogitNorms<T> found = run(num_threads, [&](const Exec& exec) {
-      return logit_norms<T>(q, k, {scale, is_causal, {}}, {}, exec);
+      LogitNorms<T> of_rows = logit_norms<T>(q, k, options, {}, exec);
+      if (sample_rows > 0) sampled = sampled_radius<T>(q, k, of_rows, sample_rows, options, exec);
+      return of_rows;
     });
     const auto [batch, heads, n_q, head_dim] = q.shape;
     const index_t kv_heads = k.shape[1];
@@ -61,6 +65,7 @@ py::dict norms(const py::array& query, const py::array& key, double scale, bool 
     result["query"] = Numbers({batch, heads, n_q}, found.query.data());
     result["key"] = Numbers({batch, kv_heads, k.shape[2]}, found.key.data());
     result["radius"] = Numbers({batch, heads}, found.radius.data());
+    if (sample_rows > 0) result["sampled_radius"] = Numbers({batch, heads}, sampled.data());
     return result;
   });
 }
@@ -85,7 +90,7 @@ void register_lowrank(py::module_& module) {
              arg("lse").none(true), arg("polynomials"), arg("scale"), arg("is_causal"),
              arg("mask").none(true), arg("heads").none(true), arg("num_threads"));
   module.def("logit_norms", &norms, arg("query"), arg("key"), arg("scale"), arg("is_causal"),
-             arg("num_threads"));
+             arg("sample_rows"), arg("num_threads"));
   module.def("exp_polynomial", &polynomial, arg("degree"), arg("radius"));
   module.def("polynomial_rounding", &rounding, arg("coefficients"), arg("radius"), arg("unit"),
              arg("least_mean"));

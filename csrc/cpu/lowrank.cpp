@@ -10,6 +10,7 @@
 #include "core/heads.h"
 #include "core/mask.h"
 #include "core/shape.h"
+#include "cpu/lowrank_columns.h"
 #include "cpu/lowrank_part.h"
 #include "cpu/rows.h"
 
@@ -67,38 +68,41 @@ void attend_exactly(const Head<T>& head, const std::vector<index_t>& rows,
   }
 }
 
-/// Divides numerators by row sums; gives the rows whose sum is no positive number.
+/// Divides numerators by row sums, whose logs it gives; and the rows whose sum is no positive
+/// number.
 template <class T>
 std::vector<index_t> divide(const Head<T>& head, Rows<const T> sums,
-                            const std::vector<char>& sees_any, const HeadPolynomial& polynomial,
-                            double scale, T unscale, const Exec& exec) {
+                            const std::vector<char>& sees_any, T unscale, double* log_sums,
+                            const Exec& exec) {
   const index_t n = head.out.shape[0], channels = head.out.shape[1];
   std::vector<char> is_spoiled(at(n), 0);
   for_each_row(exec, n, [&](index_t i) {
     const T* row = sums.row(i);
     const T total = row[channels];
-    if (sees_any[at(i)] == 0) {
-      for (index_t c = 0; c < channels; ++c) head.out(i, c) = T(0);
-      if (head.lse.data != nullptr) head.lse(i) = -std::numeric_limits<T>::infinity();
-      return;
-    }
-    if (!(total > T(0)) || !std::isfinite(total)) {
-      is_spoiled[at(i)] = 1;
-      return;
-    }
-    const T factor = unscale / total;
-    for (index_t c = 0; c < channels; ++c) head.out(i, c) = row[c] * factor;
-    if (head.lse.data == nullptr) return;
-    double taken_off = 0;
-    for (std::size_t c = 0; c < polynomial.centre.size(); ++c)
-      taken_off +=
-          static_cast<double>(head.query(i, static_cast<index_t>(c))) * polynomial.centre[c];
-    head.lse(i) = static_cast<T>(std::log(static_cast<double>(total)) + scale * taken_off);
+    log_sums[i] = -std::numeric_limits<double>::infinity();
+    if (sees_any[at(i)] != 0 && (!(total > T(0)) || !std::isfinite(total))) is_spoiled[at(i)] = 1;
+    const bool is_good = sees_any[at(i)] != 0 && is_spoiled[at(i)] == 0;
+    const T factor = is_good ? unscale / total : T(0);
+    for (index_t c = 0; c < channels; ++c) head.out(i, c) = is_good ? row[c] * factor : T(0);
+    if (is_good) log_sums[i] = std::log(static_cast<double>(total));
   });
   std::vector<index_t> spoiled;
   for (index_t i = 0; i < n; ++i)
     if (is_spoiled[at(i)] != 0) spoiled.push_back(i);
   return spoiled;
+}
+
+/// The lse, with what the centre of the keys took off every logit of a row.
+template <class T>
+void write_lse(const Head<T>& head, const double* log_sums, std::span<const double> centre,
+               double scale) {
+  if (head.lse.data == nullptr) return;
+  for (index_t i = 0; i < head.out.shape[0]; ++i) {
+    double taken_off = 0;
+    for (std::size_t c = 0; c < centre.size(); ++c)
+      taken_off += static_cast<double>(head.query(i, static_cast<index_t>(c))) * centre[c];
+    head.lse(i) = static_cast<T>(log_sums[i] + scale * taken_off);
+  }
 }
 
 /// Returns the number of rows computed exactly.
@@ -114,7 +118,7 @@ index_t attend(const Head<T>& head, const HeadPolynomial& polynomial,
 
   const index_t width = ValueGroups(head.value.shape[1] + 1).padded();
   Buffer<T> numbers(n_q * width);
-  for_each_row(exec, n_q, [&](index_t i) { std::fill_n(numbers.data() + i * width, width, T(0)); });
+  std::fill_n(numbers.data(), numbers.size(), T(0));
   std::vector<char> sees_any(at(n_q), 0);
   const std::vector<index_t> keys = numbers_without(head.key.shape[0], polynomial.exact_columns);
   for (KeyWindows& windows : key_windows(kName, options.mask, options.is_causal, n_q, keys)) {
@@ -123,8 +127,13 @@ index_t attend(const Head<T>& head, const HeadPolynomial& polynomial,
     part.add(head.query, scale, {numbers.data(), width}, exec);
     for (const index_t row : part.windows().rows) sees_any[at(row)] = 1;
   }
+  Buffer<double> log_sums(n_q);
   const std::vector<index_t> spoiled = divide(head, Rows<const T>{numbers.data(), width}, sees_any,
-                                              polynomial, scale, std::ldexp(T(1), -exponent), exec);
+                                              std::ldexp(T(1), -exponent), log_sums.data(), exec);
+  if (!polynomial.exact_columns.empty())
+    join_exact_columns(head.query, head.key, head.value, polynomial.exact_columns, centre, scale,
+                       options, head.out, log_sums.data(), exec);
+  write_lse(head, log_sums.data(), centre, scale);
   std::vector<index_t> exact;
   std::set_union(spoiled.begin(), spoiled.end(), polynomial.exact_rows.begin(),
                  polynomial.exact_rows.end(), std::back_inserter(exact));

@@ -3,7 +3,7 @@
 #include <vector>
 
 #include "cpu/key_windows.h"
-#include "cpu/lowrank_states.h"
+#include "cpu/lowrank_rows.h"
 
 namespace convbasis {
 
@@ -21,13 +21,14 @@ class LowRankPart {
   [[nodiscard]] const KeyWindows& windows() const { return windows_; }
 
  private:
-  class Worker;
   struct Plan {
     index_t chunk;
     typename ChunkStates<T>::Kind kind;
     std::vector<WindowTile> tiles;
   };
   [[nodiscard]] Plan plan();
+  void add_single_keys(const WindowTile& tile, index_t first, index_t last,
+                       LowRankRows<T>& block) const;
 
   const Monomials& monomials_;
   std::vector<T> coefficients_;

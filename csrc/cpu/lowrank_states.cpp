@@ -88,8 +88,7 @@ void ChunkStates<T>::sum_chunk(const Monomials& monomials, const LowRankKeys<T>&
     for (index_t at = run; at < run_end; at += tile) {
       const index_t rows = std::min(tile, run_end - at);
       kernels.monomials_along(keys.keys.data() + at * keys.head_dim, keys.head_dim, rows,
-                              runs.data(), static_cast<index_t>(runs.size()), features,
-                              stride);
+                              runs.data(), static_cast<index_t>(runs.size()), features, stride);
       for (index_t i = 0; i < rows; ++i) {
         T* row = features + i * stride;
         std::fill(row + monomials.count(), row + padded, T(0));

@@ -38,6 +38,8 @@ from .basis import ConvBasis
 from .cost_model import CostModel, break_even, cost_model, set_cost_model
 from .decompose import decompose
 from .device import build_info, cuda_available
+from .polynomial import polynomial_attention
+from .polynomial_report import PolynomialReport
 from .recover import RecoverOptions, recover_basis
 from .report import BackwardReport, Report, ToleranceMissed
 from .toeplitz import conv_matmul, toeplitz_matmul
@@ -49,6 +51,7 @@ __all__ = [
     "BackwardReport",
     "ConvBasis",
     "CostModel",
+    "PolynomialReport",
     "RecoverOptions",
     "Report",
     "ToleranceMissed",
@@ -65,6 +68,7 @@ __all__ = [
     "exact_attention",
     "exact_attention_backward",
     "masks",
+    "polynomial_attention",
     "problems",
     "recover_basis",
     "reference",

@@ -146,6 +146,35 @@ def row_sums(
     out: _Floats,
     num_threads: int,
 ) -> None: ...
+def polynomial_attention(
+    query: _Floats,
+    key: _Floats,
+    value: _Floats,
+    out: _Floats,
+    lse: _Floats | None,
+    polynomials: Sequence[tuple[NDArray[np.float64], NDArray[np.float64], _Ints, _Ints]],
+    scale: float,
+    is_causal: bool,
+    mask: _Mask | None,
+    heads: _Ints | None,
+    num_threads: int,
+) -> dict[str, _Ints]: ...
+def logit_norms(
+    query: _Floats,
+    key: _Floats,
+    scale: float,
+    is_causal: bool,
+    sample_rows: int,
+    num_threads: int,
+) -> dict[str, NDArray[Any]]: ...
+def exp_polynomial(degree: int, radius: float) -> tuple[NDArray[np.float64], float]: ...
+def polynomial_rounding(
+    coefficients: NDArray[np.float64], radius: float, unit: float, least_mean: float
+) -> float: ...
+def polynomial_degree(
+    epsilon: float, radius: float, unit: float, mean_zero: bool
+) -> int | None: ...
+def feature_count(head_dim: int, degree: int) -> int: ...
 def cost_model(is_double: bool) -> list[float]: ...
 def set_cost_model(times: Sequence[float], is_double: bool) -> None: ...
 def break_even(n: int, head_dim: int, value_dim: int, is_double: bool) -> int: ...
