@@ -26,6 +26,12 @@ void require_radius(const char* function, double radius, double largest) {
               "; expected 0 <= radius <= " + std::to_string(largest));
 }
 
+void require_degree(const char* function, index_t degree) {
+  require(degree >= 0 && degree <= kMostDegree, function,
+          "degree is " + std::to_string(degree) +
+              "; expected 0 <= degree <= " + std::to_string(kMostDegree));
+}
+
 void require_coefficients(const char* function, std::span<const double> coefficients) {
   require(!coefficients.empty(), function, "coefficients are none; expected degree + 1 numbers");
 }
@@ -62,7 +68,7 @@ double polynomial_error(std::span<const double> coefficients, double radius) {
 
   // A polynomial of degree M is at most 1 / cos(pi M / 2N) times its largest value at the N + 1
   // extrema of a Chebyshev polynomial (Ehlich and Zeller, 1964).
-  constexpr index_t kRatio = 16;
+  constexpr index_t kRatio = 32;
   const index_t points = kRatio * (degree + m + 1);
   const double beyond = 1 / std::cos(std::numbers::pi / (2 * kRatio));
   const double roundings = 4 * (static_cast<double>(degree) + 3 + radius) * kUnit;
@@ -81,13 +87,18 @@ double polynomial_error(std::span<const double> coefficients, double radius) {
 
 ExpPolynomial exp_polynomial(index_t degree, double radius) {
   constexpr const char* kName = "exp_polynomial";
-  require(degree >= 0 && degree <= kMostDegree, kName,
-          "degree is " + std::to_string(degree) +
-              "; expected 0 <= degree <= " + std::to_string(kMostDegree));
+  require_degree(kName, degree);
   require_radius(kName, radius, kMostRadius);
   ExpPolynomial result{least_error_polynomial(degree, radius), radius, 0};
   if (radius > 0) result.epsilon = polynomial_error(result.coefficients, radius);
   return result;
+}
+
+double exp_error_bound(index_t degree, double radius) {
+  constexpr const char* kName = "exp_error_bound";
+  require_degree(kName, degree);
+  require_radius(kName, radius, kMostRadius);
+  return least_error_bound(degree, radius);
 }
 
 double polynomial_rounding(std::span<const double> coefficients, double radius, double unit,
@@ -113,6 +124,12 @@ double polynomial_rounding(std::span<const double> coefficients, double radius, 
   return 4 * (terms + 1) * unit * evaluate(coefficients, radius).absolute / least;
 }
 
+double total_error(const ExpPolynomial& polynomial, double unit, bool mean_zero) {
+  if (unit == 0) return polynomial.epsilon;
+  return polynomial.epsilon + polynomial_rounding(polynomial.coefficients, polynomial.radius, unit,
+                                                  mean_zero ? 1 - polynomial.epsilon : 0.0);
+}
+
 std::optional<index_t> polynomial_degree(double epsilon, double radius, double unit,
                                          bool mean_zero) {
   constexpr const char* kName = "polynomial_degree";
@@ -121,14 +138,12 @@ std::optional<index_t> polynomial_degree(double epsilon, double radius, double u
   require_radius(kName, radius, kInfinity);
   if (radius > kWidest) return {};
   for (index_t degree = 0; degree <= kMostDegree; ++degree) {
-    // The levelled error is cheap, and no polynomial of this degree has a smaller one.
-    if (least_error_bound(degree, radius) > epsilon) continue;
+    if (exp_error_bound(degree, radius) > epsilon) continue;
     const ExpPolynomial p = exp_polynomial(degree, radius);
-    double rounding = 0;
-    if (unit > 0)
-      rounding = polynomial_rounding(p.coefficients, radius, unit, mean_zero ? 1 - p.epsilon : 0.0);
-    if (p.epsilon + rounding <= epsilon) return degree;
-    if (p.epsilon <= epsilon / 2 && rounding > epsilon) return {};  // it grows with the degree
+    const double total = total_error(p, unit, mean_zero);
+    if (total <= epsilon) return degree;
+    if (p.epsilon <= epsilon / 2 && total - p.epsilon > epsilon)
+      return {};  // it grows with the degree
   }
   return {};
 }

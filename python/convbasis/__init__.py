@@ -32,9 +32,11 @@ except ImportError as error:
     ) from error
 
 from . import masks, problems, reference
+from ._entries_report import BoundedEntries
 from .attention import conv_attention, exact_attention
 from .backward import conv_attention_backward, exact_attention_backward
 from .basis import ConvBasis
+from .bounded_entries import bounded_entries
 from .cost_model import CostModel, break_even, cost_model, set_cost_model
 from .decompose import decompose
 from .device import build_info, cuda_available
@@ -49,6 +51,7 @@ __version__: str = _core.build_info()["version"]
 
 __all__ = [
     "BackwardReport",
+    "BoundedEntries",
     "ConvBasis",
     "CostModel",
     "PolynomialReport",
@@ -57,6 +60,7 @@ __all__ = [
     "ToleranceMissed",
     "__version__",
     "attention_loss",
+    "bounded_entries",
     "break_even",
     "build_info",
     "conv_attention",

@@ -71,7 +71,7 @@ TEST(polynomial_error_of_any_polynomial) {
 TEST(polynomial_degree_is_the_least) {
   const double epsilons[] = {0.1, 0.01, 0.001, 1e-6};
   const std::vector<std::pair<double, std::vector<index_t>>> table{
-      {0.1, {1, 1, 2, 3}}, {0.5, {1, 2, 3, 5}},  {1.0, {2, 3, 4, 7}},
+      {0.1, {0, 1, 2, 3}}, {0.5, {1, 2, 3, 5}},  {1.0, {2, 3, 4, 7}},
       {2.0, {3, 5, 6, 9}}, {4.0, {6, 7, 9, 13}}, {0.0, {0, 0, 0, 0}}};
   for (const auto& [radius, degrees] : table)
     for (std::size_t e = 0; e < 4; ++e) CHECK(polynomial_degree(epsilons[e], radius) == degrees[e]);

@@ -29,6 +29,7 @@ def test_public_functions_have_examples():
     finder = doctest.DocTestFinder()
     for function in (
         cb.attention_loss,
+        cb.bounded_entries,
         cb.conv_attention,
         cb.exact_attention,
         cb.conv_attention_backward,

@@ -20,6 +20,7 @@ PACKAGE = Path(cb.__file__).parent
 def test_the_public_names():
     assert set(cb.__all__) == {
         "BackwardReport",
+        "BoundedEntries",
         "ConvBasis",
         "CostModel",
         "RecoverOptions",
@@ -27,6 +28,7 @@ def test_the_public_names():
         "ToleranceMissed",
         "__version__",
         "attention_loss",
+        "bounded_entries",
         "break_even",
         "build_info",
         "conv_attention",

@@ -13,7 +13,7 @@ README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding=
 EXAMPLES = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", README, re.DOTALL)
 
 
-@pytest.mark.parametrize("example", range(2))
+@pytest.mark.parametrize("example", range(3))
 def test_examples_print_what_is_shown(example):
     code, text = EXAMPLES[example]
     printed = io.StringIO()
@@ -23,7 +23,7 @@ def test_examples_print_what_is_shown(example):
 
 
 def test_no_example_is_left_out():
-    assert len(EXAMPLES) == README.count("```text") == 2
+    assert len(EXAMPLES) == README.count("```text") == 3
 
 
 def test_both_commands_are_there():

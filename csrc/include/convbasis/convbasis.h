@@ -12,6 +12,7 @@
 #include "convbasis/mask.h"
 #include "convbasis/options.h"
 #include "convbasis/polynomial.h"
+#include "convbasis/polynomial_plan.h"
 #include "convbasis/recover.h"
 #include "convbasis/report.h"
 #include "convbasis/toeplitz.h"

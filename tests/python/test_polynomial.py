@@ -1,0 +1,86 @@
+"""Polynomials and the choice of exact rows and columns, against the oracle."""
+
+import numpy as np
+import pytest
+
+from convbasis import _core, reference
+
+RADII = (0.1, 0.5, 1.0, 2.0, 4.0, 6.0)
+
+
+@pytest.mark.parametrize("radius", RADII)
+@pytest.mark.parametrize("degree", [0, 1, 2, 3, 5, 8, 10])
+def test_error_is_that_of_the_best_polynomial(degree, radius):
+    best = reference.polynomial_error(
+        reference.exp_polynomial(degree, -radius, radius), -radius, radius
+    )
+    coefficients, epsilon = _core.exp_polynomial(degree, radius)
+    error = reference.polynomial_error(coefficients, -radius, radius)
+    rounding = 1e-14 * np.exp(2 * radius)  # of powers in float64
+    assert error <= 1.002 * best + rounding
+    assert error <= epsilon + rounding
+    assert epsilon <= 1.02 * best + rounding
+    assert _core.polynomial_error(coefficients, radius) == epsilon
+
+
+@pytest.mark.parametrize("radius", [0.0, *RADII, 8.0])
+@pytest.mark.parametrize("epsilon", [0.5, 0.1, 0.01, 0.001, 1e-6])
+def test_degree_is_the_oracles(radius, epsilon):
+    want = reference.polynomial_degree(epsilon, -radius, radius)
+    assert _core.polynomial_degree(epsilon, radius, 0.0, False) == want
+    counted = _core.polynomial_degree(epsilon, radius, 2.0**-24, False)
+    assert counted is None or want <= counted <= want + 1
+
+
+def test_rounding_in_float32_is_covered():
+    rng = np.random.default_rng(0)
+    for radius in (1.0, 3.0):
+        query, key = rng.normal(size=(2, 200, 3))
+        query *= np.sqrt(radius) / np.linalg.norm(query, axis=1).max()
+        key *= np.sqrt(radius) / np.linalg.norm(key, axis=1).max()
+        query, key = query.astype(np.float32), key.astype(np.float32)
+        coefficients, _ = _core.exp_polynomial(8, radius)
+        indices = reference.multi_indices(3, 8)
+        weights = reference.key_features(np.ones(3), 8).astype(np.float32)
+        phi_q, phi_k = (
+            np.prod(x[:, None, :] ** indices.astype(np.float32), axis=-1, dtype=np.float32)
+            * weights
+            for x in (query, key)
+        )
+        phi_q *= coefficients.astype(np.float32)[indices.sum(axis=1)]
+        got = (phi_q @ phi_k.T).astype(float)
+        want = np.polynomial.Polynomial(coefficients)(query.astype(float) @ key.T.astype(float))
+        bound = _core.polynomial_rounding(coefficients, radius, 2.0**-24, 0.0)
+        worst = np.max(np.abs(got / want - 1))
+        assert 0 < worst <= bound
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("radius", [0.3, 1.0, 2.0])
+def test_exact_entries_are_no_more_than_the_oracles(seed, radius):
+    """With features that cost nothing, the plan is the one with the fewest exact entries."""
+    rng = np.random.default_rng(seed)
+    query = rng.normal(size=(70, 3)) * rng.lognormal(size=(70, 1))
+    key = rng.normal(size=(90, 3)) * rng.lognormal(size=(90, 1))
+    key -= key.mean(axis=0)
+    _, query_norms, key_norms, _, _ = _core.logit_range(
+        query[None, None], key[None, None], 3**-0.5, False, None, 0, 1
+    )
+    rates = (1.0, 1e-12)
+    args = (query_norms, key_norms, 3, 3, 1.0, 0.01, 0.0, False, rates, [radius])
+    plan = _core.plan_polynomial(*args)
+    rows, columns = reference.large_entries(query, key, radius)
+    kept = (~rows).sum() * (~columns).sum()
+    got_rows, got_columns = 70 - len(plan["exact_rows"]), 90 - len(plan["exact_columns"])
+    assert got_rows * got_columns == kept
+    left = np.abs(query @ key.T / np.sqrt(3))
+    left[plan["exact_rows"]] = 0.0
+    left[:, plan["exact_columns"]] = 0.0
+    assert left.max() <= plan["radius"] <= radius
+
+
+def test_feature_count_is_the_oracles():
+    for head_dim in (1, 4, 16, 64):
+        for degree in range(8):
+            want = reference.feature_count(head_dim, degree)
+            assert _core.feature_count(head_dim, degree) == want
