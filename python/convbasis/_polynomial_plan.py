@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -26,35 +25,43 @@ MOST_NUMBERS = 1 << 26
 #: Rows that the range of the logits is sampled at for a report.
 SAMPLED_ROWS = 64
 
+NONE = np.empty(0, np.int64)
+
 
 @dataclass(frozen=True)
-class HeadPolynomial:
-    """The polynomial of one head, and what it costs; `coefficients` is None without one."""
+class HeadPlan:
+    """The polynomial of one head, and what is taken exactly beside it."""
 
-    radius: float  # no logit that it stands for is larger
-    coefficients: np.ndarray | None = None
+    radius: float  # no logit that is left to the polynomial is larger
+    coefficients: np.ndarray | None = None  # None: everything is exact
     degree: int = -1
     rank: int = 0
     epsilon: float = float("nan")  # relative error of a weight by the polynomial alone
     rounding: float = float("nan")  # and by rounding
-    cost: float = float("inf")  # nanoseconds of one thread
-    cost_exact: float = 0.0
+    rows: np.ndarray = field(default_factory=lambda: NONE)
+    columns: np.ndarray = field(default_factory=lambda: NONE)
+    cost: float = float("nan")  # nanoseconds of one thread
+    cost_exact: float = float("nan")
+    missed: bool = False  # tol is out of reach, or does not pay
 
     @property
     def error(self) -> float:
         """Largest relative error of a weight."""
         return self.epsilon + self.rounding
 
+    @property
+    def columns_exact(self) -> int:
+        return self.columns.size
+
 
 @dataclass(frozen=True)
 class PolynomialPlan:
-    """Arrays and lists go over (batch, heads)."""
+    """All heads of one call."""
 
-    heads: list[HeadPolynomial]
+    heads: list[HeadPlan]  # flat
     centre: np.ndarray  # (batch, kv_heads, d)
     by_polynomial: np.ndarray  # (batch, heads) bool
-    missed: np.ndarray  # (batch, heads) bool: tol is out of reach, or does not pay
-    sampled_radius: np.ndarray | None  # (batch, heads)
+    sampled_radius: np.ndarray  # (batch, heads)
 
     def of(self, name: str) -> np.ndarray:
         """One attribute of every head, (batch, heads)."""
@@ -66,16 +73,20 @@ class PolynomialPlan:
         batch, heads = self.by_polynomial.shape
         centre = np.repeat(self.centre, heads // max(self.centre.shape[1], 1), axis=1)
         centre = centre.reshape(batch * heads, -1).astype(np.float64)
-        none = np.empty(0, np.int64)
         constant = np.ones(1)
         return [
-            (constant if head.coefficients is None else head.coefficients, middle, none, none)
+            (
+                constant if head.coefficients is None else head.coefficients,
+                middle,
+                head.rows,
+                head.columns,
+            )
             for head, middle in zip(self.heads, centre, strict=True)
         ]
 
-    def without(self, heads: np.ndarray) -> PolynomialPlan:
-        """The same with `heads` computed exactly."""
-        return replace(self, by_polynomial=self.by_polynomial & ~heads)
+    def without_missed(self) -> PolynomialPlan:
+        """The same with the heads that miss computed exactly."""
+        return replace(self, by_polynomial=self.by_polynomial & ~self.of("missed"))
 
 
 def make_plan(
@@ -88,78 +99,127 @@ def make_plan(
 ) -> PolynomialPlan:
     """Bound the logits of every head in O(n d), then choose its polynomial."""
     sampled_rows = SAMPLED_ROWS if sample else 0
-    norms = _core.logit_norms(
-        inputs.query, inputs.key, inputs.scale, inputs.is_causal, sampled_rows, threads
+    centre, query_norms, key_norms, radius, sampled = _core.logit_range(
+        inputs.query, inputs.key, inputs.scale, inputs.is_causal, None, sampled_rows, threads
     )
-    known: dict[float, HeadPolynomial] = {}
+    group = inputs.heads[1] // max(inputs.key.shape[1], 1)
+    chooser = Chooser(inputs, tol)
     heads = []
-    for radius in norms["radius"].ravel().tolist():
-        if radius not in known:
-            known[radius] = head_polynomial(inputs, radius, degree, tol)
-        heads.append(known[radius])
-    exists = [head.coefficients is not None for head in heads]
-    pays = [degree is not None or head.cost < head.cost_exact for head in heads]
-    accurate = [tol is None or head.error <= tol for head in heads]
-    by_polynomial = np.array(exists).reshape(inputs.heads)
-    missed = ~(by_polynomial & np.reshape(pays, inputs.heads) & np.reshape(accurate, inputs.heads))
-    return PolynomialPlan(
-        heads, norms["centre"], by_polynomial, missed, norms.get("sampled_radius")
-    )
+    for b, h in np.ndindex(inputs.heads):
+        norms = query_norms[b, h], key_norms[b, h // group]
+        head = chooser.cheapest(*norms) if degree is None and tol is not None else None
+        heads.append(head or chooser.of_radius(float(radius[b, h]), degree))
+    exists = np.array([head.coefficients is not None for head in heads], dtype=bool)
+    return PolynomialPlan(heads, centre, exists.reshape(inputs.heads), sampled)
 
 
-def head_polynomial(
-    inputs: AttentionInputs, radius: float, degree: int | None, tol: float | None
-) -> HeadPolynomial:
-    """The polynomial of `degree`, or of the least one that reaches `tol`, or else the best one."""
+class Chooser:
+    """Polynomials for heads of one size."""
+
+    def __init__(self, inputs: AttentionInputs, tol: float | None) -> None:
+        self.tol = tol
+        self.head_dim, self.value_dim = inputs.query.shape[3], inputs.value.shape[3]
+        self.unit = float(np.finfo(inputs.compute).eps) / 2
+        model = cost_model(inputs.compute)
+        # Exponentials are in the rate of exact attention, and none in that of products.
+        self.rates = model.exact, model.direct
+        self.share = visible_share(inputs)
+        n_q, n_kv = inputs.query.shape[2], inputs.key.shape[2]
+        self.cost_exact = n_q * n_kv * self.share * (self.head_dim + self.value_dim) * model.exact
+        self.cost_feature = (n_q + n_kv) * (self.value_dim + 2) * model.direct
+        self.radii: list[float] = []
+        if tol is not None:
+            most = min(self.cost_exact / max(self.cost_feature, 1e-9), self.most_features)
+            self.radii = _core.degree_radii(self.head_dim, tol, self.unit, False, int(most) + 1)
+
+    @property
+    def most_features(self) -> int:
+        return MOST_NUMBERS // (self.value_dim + 1)
+
+    def cheapest(self, query_norms: np.ndarray, key_norms: np.ndarray) -> HeadPlan | None:
+        """The plan that reaches `tol`, with some rows and columns exact; None if none pays."""
+        if not self.radii:
+            return None
+        found = _core.plan_polynomial(
+            query_norms,
+            key_norms,
+            self.head_dim,
+            self.value_dim,
+            self.share,
+            self.tol,
+            self.unit,
+            False,
+            self.rates,
+            self.radii,
+        )
+        if found["degree"] < 0 or not found["cost_polynomial"] < found["cost_exact"]:
+            return None
+        head = self.of_degree(found["radius"], found["degree"])
+        return replace(
+            head,
+            rows=found["exact_rows"],
+            columns=found["exact_columns"],
+            cost=found["cost_polynomial"],
+            cost_exact=found["cost_exact"],
+        )
+
+    def of_radius(self, radius: float, degree: int | None) -> HeadPlan:
+        """The polynomial of `degree`, or of the least one that reaches `tol`, or the best one.
+
+        Without a degree it is one that misses: it does not pay.
+        """
+        none = HeadPlan(radius, cost_exact=self.cost_exact, missed=True)
+        if not radius <= MOST_RADIUS:
+            return none
+        missed = degree is None
+        if degree is None:
+            degree = _core.polynomial_degree(self.tol, radius, self.unit, False)
+        if degree is None:
+            degree = self.best_degree(radius)
+        if _core.feature_count(self.head_dim, degree) > self.most_features:
+            return none
+        head = self.of_degree(radius, degree)
+        missed = missed or (self.tol is not None and not head.error <= self.tol)
+        return replace(head, missed=missed)
+
+    def of_degree(self, radius: float, degree: int) -> HeadPlan:
+        """The polynomial of that degree for all logits up to `radius`."""
+        coefficients, epsilon = _core.exp_polynomial(degree, radius)
+        rank = _core.feature_count(self.head_dim, degree)
+        return HeadPlan(
+            radius,
+            coefficients,
+            degree,
+            rank,
+            epsilon,
+            _core.polynomial_rounding(coefficients, radius, self.unit, 0.0),
+            cost=rank * self.cost_feature,
+            cost_exact=self.cost_exact,
+        )
+
+    def best_degree(self, radius: float) -> int:
+        """The one with the least error of a weight; rounding grows with the degree."""
+        best, least = 0, float("inf")
+        for degree in range(MOST_DEGREE + 1):
+            head = self.of_degree(radius, degree)
+            if head.error < least:
+                best, least = degree, head.error
+            if head.epsilon < head.rounding:
+                break
+        return best
+
+
+def visible_share(inputs: AttentionInputs) -> float:
+    """About which share of the pairs of query and key is seen."""
     n_q, n_kv = inputs.query.shape[2], inputs.key.shape[2]
-    channels = inputs.query.shape[3] + inputs.value.shape[3]
-    model = cost_model(inputs.compute)
-    share = 0.5 if inputs.is_causal else 1.0
-    cost_exact = share * n_q * n_kv * channels * model.exact
-    none = HeadPolynomial(radius, cost_exact=cost_exact)
-    if not radius <= MOST_RADIUS:
-        return none
-    if degree is None:
-        unit = float(np.finfo(inputs.compute).eps) / 2
-        degree = _core.polynomial_degree(tol, radius, unit, mean_is_zero(inputs))
-    if degree is None:
-        degree = best_degree(inputs, radius)
-    found = of_degree(inputs, radius, degree)
-    width = inputs.value.shape[3] + 1
-    if found["rank"] * width > MOST_NUMBERS:
-        return none
-    # Exact attention has its exponentials in the rate; products with features have them not.
-    cost = (n_q + n_kv) * float(found["rank"]) * (width + 1) * model.direct
-    return HeadPolynomial(radius, cost=cost, cost_exact=cost_exact, **found)
-
-
-def of_degree(inputs: AttentionInputs, radius: float, degree: int) -> dict[str, Any]:
-    """What the polynomial of that degree is like."""
-    unit = float(np.finfo(inputs.compute).eps) / 2
-    coefficients, epsilon = _core.exp_polynomial(degree, radius)
-    least_mean = max(1.0 - epsilon, 0.0) if mean_is_zero(inputs) else 0.0
-    return {
-        "coefficients": coefficients,
-        "degree": degree,
-        "rank": _core.feature_count(inputs.query.shape[3], degree),
-        "epsilon": epsilon,
-        "rounding": _core.polynomial_rounding(coefficients, radius, unit, least_mean),
-    }
-
-
-def best_degree(inputs: AttentionInputs, radius: float) -> int:
-    """Of the degrees up to where rounding takes over, the one with the least error of a weight."""
-    best, least = 0, float("inf")
-    for degree in range(MOST_DEGREE + 1):
-        found = of_degree(inputs, radius, degree)
-        error = found["epsilon"] + found["rounding"]
-        if error < least:
-            best, least = degree, error
-        if found["epsilon"] < found["rounding"]:
-            break
-    return best
-
-
-def mean_is_zero(inputs: AttentionInputs) -> bool:
-    """Whether every row sees all keys, whose mean has been subtracted."""
-    return not inputs.is_causal and inputs.mask is None
+    share = 1.0
+    if inputs.mask is not None:
+        kind, *parts = inputs.mask
+        if kind == "RowWindow":
+            share = float(np.mean(parts[1] - parts[0])) / max(n_kv, 1)
+        elif kind in ("SlidingWindow", "Longformer"):
+            tokens = parts[1].size if kind == "Longformer" else 0
+            share = min((2 * parts[0] + 2 * tokens) / max(n_kv, 1), 1.0)
+        elif kind in ("DistinctRows", "DistinctColumns"):
+            share = float(np.mean(np.mean(parts[1], axis=1)[parts[0]])) if n_q and n_kv else 0.0
+    return share / 2 if inputs.is_causal else share

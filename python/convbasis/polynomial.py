@@ -189,9 +189,9 @@ def choose(
     """The plan after `on_miss`."""
     with clock("plan"):
         plan = make_plan(inputs, wanted.degree, wanted.tol, wanted.threads, sample=sample)
-    if wanted.on_miss == "error" and plan.missed.any():
+    if wanted.on_miss == "error" and plan.of("missed").any():
         raise tolerance_missed(inputs, plan, wanted)
-    return plan.without(plan.missed) if wanted.on_miss == "exact" else plan
+    return plan.without_missed() if wanted.on_miss == "exact" else plan
 
 
 def attend(
@@ -221,7 +221,7 @@ def tolerance_missed(
     inputs: _layout.AttentionInputs, plan: PolynomialPlan, wanted: PolynomialSettings
 ) -> ToleranceMissed:
     """The exception for ``on_miss="error"``."""
-    flat = np.flatnonzero(plan.missed)
+    flat = np.flatnonzero(plan.of("missed"))
     first = plan.heads[flat[0]]
     place = np.unravel_index(flat[0], inputs.lead) if inputs.lead else ()
     where = f"head {tuple(int(i) for i in place)}" if place else "the head"
@@ -235,7 +235,7 @@ def tolerance_missed(
             "than exact attention"
         )
     return ToleranceMissed(
-        f"[{wanted.function}] tol is missed by {flat.size} of {plan.missed.size} heads; expected "
+        f"[{wanted.function}] tol is missed by {flat.size} of {len(plan.heads)} heads; expected "
         f"weights with a relative error of at most {wanted.tol:g} for less than exact attention; "
         f"got, in {where}, {found}"
     )
@@ -275,7 +275,7 @@ def account(
         error_interval=restore(np.where(exact[..., None], 0.0, verdict.interval)),
         unseen_share=restore(np.where(exact, 0.0, sample.unseen_share())),
         rows_exact=restore(done["rows_exact"]),
-        columns_exact=restore(np.zeros(inputs.heads, np.int64)),
+        columns_exact=restore(np.where(exact, 0, plan.of("columns_exact"))),
         cost_polynomial=restore(plan.of("cost")),
         cost_exact=restore(plan.of("cost_exact")),
         sample_rows=sample.rows.shape[2],
