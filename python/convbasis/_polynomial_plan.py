@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 
@@ -26,6 +27,9 @@ MOST_NUMBERS = 1 << 26
 SAMPLED_ROWS = 64
 
 NONE = np.empty(0, np.int64)
+
+#: As the core takes it: coefficients, centre, exact rows, exact columns.
+NativeHead: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class PolynomialPlan:
         found = np.array([getattr(head, name) for head in self.heads])
         return found.reshape(self.by_polynomial.shape)
 
-    def native(self) -> list[tuple[np.ndarray, ...]]:
+    def native(self) -> list[NativeHead]:
         """What the core takes: coefficients, centre, exact rows and columns of every head."""
         batch, heads = self.by_polynomial.shape
         centre = np.repeat(self.centre, heads // max(self.centre.shape[1], 1), axis=1)
@@ -134,11 +138,11 @@ class Chooser:
 
     @property
     def most_features(self) -> int:
-        return MOST_NUMBERS // (self.value_dim + 1)
+        return int(MOST_NUMBERS // (self.value_dim + 1))
 
     def cheapest(self, query_norms: np.ndarray, key_norms: np.ndarray) -> HeadPlan | None:
         """The plan that reaches `tol`, with some rows and columns exact; None if none pays."""
-        if not self.radii:
+        if self.tol is None or not self.radii:
             return None
         found = _core.plan_polynomial(
             query_norms,
@@ -172,7 +176,7 @@ class Chooser:
         if not radius <= MOST_RADIUS:
             return none
         missed = degree is None
-        if degree is None:
+        if degree is None and self.tol is not None:
             degree = _core.polynomial_degree(self.tol, radius, self.unit, False)
         if degree is None:
             degree = self.best_degree(radius)
@@ -214,7 +218,7 @@ def visible_share(inputs: AttentionInputs) -> float:
     n_q, n_kv = inputs.query.shape[2], inputs.key.shape[2]
     share = 1.0
     if inputs.mask is not None:
-        kind, *parts = inputs.mask
+        kind, parts = inputs.mask[0], cast(tuple[Any, ...], inputs.mask[1:])
         if kind == "RowWindow":
             share = float(np.mean(parts[1] - parts[0])) / max(n_kv, 1)
         elif kind in ("SlidingWindow", "Longformer"):

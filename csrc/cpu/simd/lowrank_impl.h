@@ -23,33 +23,41 @@ struct LowRank {
     }
   }
 
-  /// Stores are aligned, for those that cross a cache line are slow: the first vector of a run keeps
-  /// what the run before has left there. Several rows take turns, so that what one run reads has
-  /// left the store buffer.
-  static void monomials_along(const T* x, index_t variables, index_t rows, const MonomialRun* runs,
-                              index_t run_count, T* out, index_t stride) {
-    constexpr index_t kTurns = 8;
+  /// Monomials along the lanes, of R rows. Stores are aligned, for those that cross a cache line
+  /// are slow: the first vector of a run keeps what the run before has left there. Rows take turns,
+  /// so that what a run reads has left the store buffer, and short runs are not all loop overhead.
+  template <int R>
+  static void monomials_of(const T* x, index_t variables, const MonomialRun* runs,
+                           index_t run_count, T* out, index_t stride) {
     alignas(64) T numbers[kLanes];
     for (index_t l = 0; l < kLanes; ++l) numbers[l] = static_cast<T>(l);
     const V lane = V::load_aligned(numbers);
-    for (index_t first = 0; first < rows; first += kTurns) {
-      const index_t last = first + kTurns < rows ? first + kTurns : rows;
-      for (index_t i = first; i < last; ++i) out[i * stride] = T(1);
-      for (index_t r = 0; r < run_count; ++r) {
-        const MonomialRun& run = runs[r];
-        const index_t before = run.first % kLanes, count = before + run.count;
-        const V kept(static_cast<T>(before));
-        for (index_t i = first; i < last; ++i) {
-          const V factor(x[i * variables + run.variable]);
-          const T* from = out + i * stride + run.parent - before;
-          T* to = out + i * stride + run.first - before;
-          xsimd::select(lane < kept, V::load_aligned(to), factor * V::load_unaligned(from))
-              .store_aligned(to);
-          for (index_t t = kLanes; t < count; t += kLanes)
-            (factor * V::load_unaligned(from + t)).store_aligned(to + t);
-        }
-      }
+    for (int i = 0; i < R; ++i) out[i * stride] = T(1);
+    for (const MonomialRun* run = runs; run != runs + run_count; ++run) {
+      const index_t before = run->first % kLanes, count = before + run->count;
+      const auto is_kept = lane < V(static_cast<T>(before));
+      const T* factor = x + run->variable;
+      const T* from = out + run->parent - before;
+      T* to = out + run->first - before;
+      for (int i = 0; i < R; ++i)
+        xsimd::select(is_kept, V::load_aligned(to + i * stride),
+                      V(factor[i * variables]) * V::load_unaligned(from + i * stride))
+            .store_aligned(to + i * stride);
+      for (index_t t = kLanes; t < count; t += kLanes)
+        for (int i = 0; i < R; ++i)
+          (V(factor[i * variables]) * V::load_unaligned(from + t + i * stride))
+              .store_aligned(to + t + i * stride);
     }
+  }
+
+  static void monomials_along(const T* x, index_t variables, index_t rows, const MonomialRun* runs,
+                              index_t run_count, T* out, index_t stride) {
+    constexpr index_t kTurns = 32;
+    index_t i = 0;
+    for (; i + kTurns <= rows; i += kTurns)
+      monomials_of<kTurns>(x + i * variables, variables, runs, run_count, out + i * stride, stride);
+    for (; i < rows; ++i)
+      monomials_of<1>(x + i * variables, variables, runs, run_count, out + i * stride, stride);
   }
 
   template <int M, int R, bool kHasFactor>
