@@ -175,8 +175,6 @@ def polynomial_settings(
     tol = _validate.tolerance(function, tol)
     if degree is None and tol is None:
         tol = DEFAULT_TOL
-    if tol == 0.0:
-        raise _validate.wrong(function, "tol", "is 0", "a number above 0", tol)
     on_miss = _validate.choice(function, "on_miss", on_miss, ("exact", "error", "keep"))
     check_finite = _validate.flag(function, "check_finite", check_finite)
     threads = _validate.threads(function, num_threads)

@@ -26,7 +26,8 @@ class PolynomialReport:
     radius : array of float
         Certified: no logit that is left to the polynomial is larger, the mean key subtracted.
     sampled_radius : array of float
-        The largest logit of 64 evenly spaced rows: how far the bound is from the truth.
+        The largest logit of 64 evenly spaced rows, those that are taken exactly included: without
+        such rows and columns, how far the bound is from the truth.
     degree, rank : array of int
         Of the polynomial that was looked at last, and its features, ``C(d + degree, degree)``;
         -1 and 0 where the logits are beyond any polynomial.
