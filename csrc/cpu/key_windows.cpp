@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <numeric>
 
-#include "convbasis/error.h"
-
 namespace convbasis {
 namespace {
 
@@ -86,7 +84,6 @@ class Builder {
 std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
 
 struct Visitor {
-  const char* function;
   Builder& build;
 
   void operator()(std::monostate) const { build.add_all(build.all_rows(), build.all_keys()); }
@@ -116,19 +113,15 @@ struct Visitor {
       build.add_all(build.rows_if([&](index_t i) { return mask.patterns(p, i); }),
                     build.keys_if([&](index_t j) { return mask.pattern_of_column[at(j)] == p; }));
   }
-  void operator()(const masks::RowChange&) const {
-    throw Unsupported("[" + std::string(function) +
-                      "] mask is a RowChange; expected a mask of windows or patterns, or "
-                      "exact_attention, which takes any; got RowChange");
-  }
+  void operator()(const masks::RowChange&) const {}
 };
 
 }  // namespace
 
-std::vector<KeyWindows> key_windows(const char* function, const Mask& mask, bool is_causal,
-                                    index_t n_q, std::span<const index_t> keys) {
+std::vector<KeyWindows> key_windows(const Mask& mask, bool is_causal, index_t n_q,
+                                    std::span<const index_t> keys) {
   Builder build(is_causal, n_q, keys);
-  std::visit(Visitor{function, build}, mask);
+  std::visit(Visitor{build}, mask);
   return build.take();
 }
 

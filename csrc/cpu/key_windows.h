@@ -22,9 +22,8 @@ struct WindowTile {
 };
 
 /// The mask as a sum of windows in lists of rows and keys; every entry that is seen is in one of
-/// them. Only the listed keys count (rising). RowChange has no such form: Unsupported.
-[[nodiscard]] std::vector<KeyWindows> key_windows(const char* function, const Mask& mask,
-                                                  bool is_causal, index_t n_q,
+/// them. Only the listed keys count (rising). A RowChange has no such form, and gives none.
+[[nodiscard]] std::vector<KeyWindows> key_windows(const Mask& mask, bool is_causal, index_t n_q,
                                                   std::span<const index_t> keys);
 
 /// Cuts a part into tiles of at most `most` rows with few keys outside of common chunks, after

@@ -10,6 +10,7 @@
 #include "core/heads.h"
 #include "core/mask.h"
 #include "core/shape.h"
+#include "cpu/lowrank_change.h"
 #include "cpu/lowrank_columns.h"
 #include "cpu/lowrank_part.h"
 #include "cpu/rows.h"
@@ -116,16 +117,33 @@ index_t attend(const Head<T>& head, const HeadPolynomial& polynomial,
   centre.resize(at(head_dim), 0.0);
   const int exponent = value_exponent(head.value);
 
-  const index_t width = ValueGroups(head.value.shape[1] + 1).padded();
+  const ValueGroups groups(head.value.shape[1] + 1);
+  const index_t width = groups.padded();
   Buffer<T> numbers(n_q * width);
   std::fill_n(numbers.data(), numbers.size(), T(0));
   std::vector<char> sees_any(at(n_q), 0);
   const std::vector<index_t> keys = numbers_without(head.key.shape[0], polynomial.exact_columns);
-  for (KeyWindows& windows : key_windows(kName, options.mask, options.is_causal, n_q, keys)) {
-    const LowRankPart<T> part(monomials, polynomial.coefficients, std::move(windows), head.key,
-                              head.value, centre, std::ldexp(T(1), exponent), exec);
-    part.add(head.query, scale, {numbers.data(), width}, exec);
-    for (const index_t row : part.windows().rows) sees_any[at(row)] = 1;
+  const T value_scale = std::ldexp(T(1), exponent);
+  if (const auto* change = std::get_if<masks::RowChange>(&options.mask)) {
+    if (!polynomial.exact_columns.empty())
+      throw Unsupported("[" + std::string(kName) +
+                        "] polynomials hold exact columns with a RowChange mask; expected none, or "
+                        "a mask of windows or patterns; got " +
+                        std::to_string(polynomial.exact_columns.size()));
+    const index_t rows = std::min<index_t>(chunk_rows(monomials, groups), 128);
+    const LowRankChange<T> product(
+        monomials, polynomial.coefficients,
+        change_tiles(kName, *change, options.is_causal, n_q, keys, head.key.shape[0], rows),
+        head.key, head.value, centre, value_scale, exec);
+    product.add(head.query, scale, {numbers.data(), width}, exec);
+    sees_any = product.sees_any();
+  } else {
+    for (KeyWindows& windows : key_windows(options.mask, options.is_causal, n_q, keys)) {
+      const LowRankPart<T> part(monomials, polynomial.coefficients, std::move(windows), head.key,
+                                head.value, centre, value_scale, exec);
+      part.add(head.query, scale, {numbers.data(), width}, exec);
+      for (const index_t row : part.windows().rows) sees_any[at(row)] = 1;
+    }
   }
   Buffer<double> log_sums(n_q);
   const std::vector<index_t> spoiled = divide(head, Rows<const T>{numbers.data(), width}, sees_any,

@@ -47,8 +47,8 @@ void join_exact_columns(const View<const T, 2>& query, const View<const T, 2>& k
                         const AttentionOptions& options, const View<T, 2>& out, double* log_sums,
                         const Exec& exec) {
   const index_t channels = value.shape[1];
-  for (const KeyWindows& part : key_windows("polynomial_attention", options.mask, options.is_causal,
-                                            query.shape[0], columns)) {
+  for (const KeyWindows& part :
+       key_windows(options.mask, options.is_causal, query.shape[0], columns)) {
     const Gathered<T> queries(query, part.rows), values(value, part.keys);
     Gathered<T> keys(key, part.keys);
     keys.subtract(centre);

@@ -19,7 +19,8 @@ LowRankPart<T>::LowRankPart(const Monomials& monomials, std::span<const double> 
       windows_(std::move(windows)),
       keys_(key, value, windows_.keys, centre, value_scale, exec),
       plan_(plan()),
-      states_(monomials, monomials.weights(coefficients), keys_, plan_.chunk, plan_.kind, exec) {}
+      states_(monomials, monomials.weights(coefficients), keys_,
+              Chunks::even(keys_.count, plan_.chunk), plan_.kind, exec) {}
 
 template <class T>
 typename LowRankPart<T>::Plan LowRankPart<T>::plan() {

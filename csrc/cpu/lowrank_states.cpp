@@ -39,9 +39,10 @@ LowRankKeys<T>::LowRankKeys(const View<const T, 2>& key, const View<const T, 2>&
 
 template <class T>
 ChunkStates<T>::ChunkStates(const Monomials& monomials, std::span<const double> weights,
-                            const LowRankKeys<T>& keys, index_t chunk, Kind kind, const Exec& exec)
+                            const LowRankKeys<T>& keys, const Chunks& chunks, Kind kind,
+                            const Exec& exec)
     : kind_(kind),
-      chunks_(ceil_div(keys.count, chunk)),
+      chunks_(chunks.count()),
       group_size_(monomials.padded() * keys.groups.size),
       state_size_(group_size_ * keys.groups.count),
       weights_(static_cast<std::size_t>(group_size_)) {
@@ -54,13 +55,13 @@ ChunkStates<T>::ChunkStates(const Monomials& monomials, std::span<const double> 
     leaves_ = static_cast<index_t>(std::bit_ceil(static_cast<std::size_t>(chunks_)));
   sums_ = Buffer<T>((leaves_ + chunks_) * state_size_);
   parallel_for(exec, chunks_, [&](index_t c, int) {
-    sum_chunk(monomials, keys, c * chunk, std::min((c + 1) * chunk, keys.count),
-              state(leaves_ + c));
+    const auto border = chunks.borders.begin() + c;
+    sum_chunk(monomials, keys, border[0], border[1], state(leaves_ + c));
   });
   if (kind == Kind::range) {
     build_tree(exec);
   } else {
-    accumulate(exec);
+    accumulate(chunks.starts_anew, exec);
   }
 }
 
@@ -105,7 +106,7 @@ void ChunkStates<T>::sum_chunk(const Monomials& monomials, const LowRankKeys<T>&
 
 /// The sums of the chunks become sums of all chunks up to them; weighted, and summed in double.
 template <class T>
-void ChunkStates<T>::accumulate(const Exec& exec) {
+void ChunkStates<T>::accumulate(const std::vector<char>& starts_anew, const Exec& exec) {
   constexpr index_t kSlice = kFeatureBlock * 32;
   parallel_for(exec, ceil_div(state_size_, kSlice), [&](index_t slice, int) {
     const index_t first = slice * kSlice, count = std::min(kSlice, state_size_ - first);
@@ -115,6 +116,8 @@ void ChunkStates<T>::accumulate(const Exec& exec) {
       weights[i] = weights_[static_cast<std::size_t>((first + i) % group_size_)];
     for (index_t c = 0; c < chunks_; ++c) {
       T* numbers = state(c) + first;
+      if (!starts_anew.empty() && starts_anew[static_cast<std::size_t>(c)] != 0)
+        std::fill_n(sums, kSlice, 0.0);
       for (index_t i = 0; i < count; ++i) {
         sums[i] += static_cast<double>(numbers[i]);
         numbers[i] = static_cast<T>(sums[i]) * weights[i];
@@ -156,6 +159,13 @@ const T* ChunkStates<T>::sum(index_t first, index_t last, T* scratch) const {
     for (index_t i = 0; i < group_size_; ++i)
       scratch[g + i] *= weights_[static_cast<std::size_t>(i)];
   return scratch;
+}
+
+Chunks Chunks::even(index_t keys, index_t length) {
+  Chunks chunks{{0}};
+  while (chunks.borders.back() < keys)
+    chunks.borders.push_back(std::min(chunks.borders.back() + length, keys));
+  return chunks;
 }
 
 index_t chunk_rows(const Monomials& monomials, const ValueGroups& groups) {

@@ -24,7 +24,18 @@ struct LowRankKeys {
   [[nodiscard]] index_t block_size() const { return round_up(count, kFeatureBlock) * groups.size; }
 };
 
-/// Sums of features times values, a state, over chunks of keys. The last chunk may be shorter.
+/// Chunk c holds the keys [borders[c], borders[c + 1]) of a list. Sums over all chunks up to one
+/// leave out those before the last one that starts anew; none does when that is empty.
+struct Chunks {
+  std::vector<index_t> borders;
+  std::vector<char> starts_anew{};
+
+  /// Chunks of equal length but for the last one.
+  [[nodiscard]] static Chunks even(index_t keys, index_t length);
+  [[nodiscard]] index_t count() const { return static_cast<index_t>(borders.size()) - 1; }
+};
+
+/// Sums of features times values, a state, over chunks of keys.
 template <class T>
 class ChunkStates {
  public:
@@ -32,7 +43,7 @@ class ChunkStates {
   enum class Kind { total, prefix, range };
 
   ChunkStates(const Monomials& monomials, std::span<const double> weights,
-              const LowRankKeys<T>& keys, index_t chunk, Kind kind, const Exec& exec);
+              const LowRankKeys<T>& keys, const Chunks& chunks, Kind kind, const Exec& exec);
 
   /// The sum over chunks [first, last), times the weights: group after group, group_size() numbers
   /// each. Valid until `scratch`, of state_size() numbers, is used again.
@@ -44,7 +55,7 @@ class ChunkStates {
  private:
   void sum_chunk(const Monomials& monomials, const LowRankKeys<T>& keys, index_t first,
                  index_t last, T* state) const;
-  void accumulate(const Exec& exec);
+  void accumulate(const std::vector<char>& starts_anew, const Exec& exec);
   void build_tree(const Exec& exec);
   [[nodiscard]] T* state(index_t i) const { return const_cast<T*>(sums_.data()) + i * state_size_; }
 

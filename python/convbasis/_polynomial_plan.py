@@ -128,6 +128,7 @@ class Chooser:
         # Exponentials are in the rate of exact attention, and none in that of products.
         self.rates = model.exact, model.direct
         self.share = visible_share(inputs)
+        self.takes_columns = inputs.mask is None or inputs.mask[0] != "RowChange"
         n_q, n_kv = inputs.query.shape[2], inputs.key.shape[2]
         self.cost_exact = n_q * n_kv * self.share * (self.head_dim + self.value_dim) * model.exact
         self.cost_feature = (n_q + n_kv) * (self.value_dim + 2) * model.direct
@@ -144,6 +145,8 @@ class Chooser:
         """The plan that reaches `tol`, with some rows and columns exact; None if none pays."""
         if self.tol is None or not self.radii:
             return None
+        if not self.takes_columns:
+            return self.without_columns(query_norms, key_norms)
         found = _core.plan_polynomial(
             query_norms,
             key_norms,
@@ -166,6 +169,13 @@ class Chooser:
             cost=found["cost_polynomial"],
             cost_exact=found["cost_exact"],
         )
+
+    def without_columns(self, query_norms: np.ndarray, key_norms: np.ndarray) -> HeadPlan | None:
+        """The polynomial that reaches `tol` for all entries; None if it does not pay."""
+        radius = float(query_norms.max(initial=0.0) * key_norms.max(initial=0.0))
+        reached = np.flatnonzero(np.asarray(self.radii) >= radius)
+        head = self.of_degree(radius, int(reached[0])) if reached.size else None
+        return head if head is not None and head.cost < head.cost_exact else None
 
     def of_radius(self, radius: float, degree: int | None) -> HeadPlan:
         """The polynomial of `degree`, or of the least one that reaches `tol`, or the best one.

@@ -186,6 +186,51 @@ TEST(patterns_and_tokens_are_the_dense_sum) {
   }
 }
 
+TEST(changing_rows_are_the_dense_sum) {
+  constexpr index_t n = 600;
+  // Key j stays for rows j to 2 j + 40, but the first 300 keys leave at once at row 500.
+  std::vector<index_t> first{0}, added, removed, added_at{0}, removed_at{0};
+  const auto leaves = [](index_t j) { return j < 300 ? std::min<index_t>(2 * j + 40, 500) : n; };
+  for (index_t row = 1; row < n; ++row) {
+    added.push_back(row);
+    for (index_t j = 0; j < row; ++j)
+      if (leaves(j) == row) removed.push_back(j);
+    added_at.push_back(static_cast<index_t>(added.size()));
+    removed_at.push_back(static_cast<index_t>(removed.size()));
+  }
+  const masks::RowChange mask{first, {added, added_at}, {removed, removed_at}};
+  for (const bool is_causal : {false, true}) {
+    Problem<float> problem(n, n, 4, 4);
+    problem.run(is_causal, mask);
+    problem.check([&](index_t i, index_t j) { return j <= i && i < leaves(j); });
+  }
+  removed[0] = 599;
+  Problem<float> problem(n, n, 4, 4);
+  CHECK_THROWS(problem.run(false, mask), InvalidArgument, "removes key 599 at row 40");
+  problem.polynomial.exact_columns = {3};
+  CHECK_THROWS(problem.run(false, mask), Unsupported, "exact columns with a RowChange mask");
+}
+
+TEST(listed_columns_have_exact_weights) {
+  Problem<double> problem(300, 300, 3, 5);
+  problem.polynomial.coefficients = {1, 1, 0.5, 1.0 / 6, 1.0 / 24, 1.0 / 120, 1.0 / 720};
+  problem.polynomial.exact_columns = {0, 7, 299};
+  for (const std::size_t j : {0, 7, 299})
+    for (std::size_t c = 0; c < 3; ++c) problem.key[3 * j + c] *= 300;  // logits beyond 200
+  for (const bool is_causal : {false, true}) {
+    problem.run(is_causal, masks::SlidingWindow{200});
+    std::vector<double> exact(1500), lse(300);
+    exact_attention<double>(contiguous_view<const double, 4>(problem.query.data(), {1, 1, 300, 3}),
+                            contiguous_view<const double, 4>(problem.key.data(), {1, 1, 300, 3}),
+                            contiguous_view<const double, 4>(problem.value.data(), {1, 1, 300, 5}),
+                            contiguous_view<double, 4>(exact.data(), {1, 1, 300, 5}),
+                            contiguous_view<double, 3>(lse.data(), {1, 1, 300}),
+                            {problem.scale, is_causal, masks::SlidingWindow{200}});
+    for (std::size_t i = 0; i < exact.size(); ++i) CHECK_NEAR(problem.out[i], exact[i], 2e-3);
+    for (std::size_t i = 0; i < lse.size(); ++i) CHECK_NEAR(problem.lse[i], lse[i], 2e-3);
+  }
+}
+
 TEST(later_keys_change_no_earlier_row) {
   Problem<float> problem(900, 900, 6, 8);
   problem.run(true);
