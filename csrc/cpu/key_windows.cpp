@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <numeric>
+#include <string>
+
+#include "convbasis/error.h"
 
 namespace convbasis {
 namespace {
@@ -123,6 +126,25 @@ std::vector<KeyWindows> key_windows(const Mask& mask, bool is_causal, index_t n_
   Builder build(is_causal, n_q, keys);
   std::visit(Visitor{build}, mask);
   return build.take();
+}
+
+KeyWindows transposed(const char* function, const KeyWindows& part) {
+  const auto& [rows, keys, start, stop] = part;
+  if (!std::is_sorted(start.begin(), start.end()) || !std::is_sorted(stop.begin(), stop.end()))
+    throw Unsupported("[" + std::string(function) +
+                      "] mask has windows that fall from row to row; expected both ends to rise, "
+                      "or exact attention, which takes any; got a RowWindow in another order");
+  KeyWindows result{{}, rows, {}, {}};
+  for (index_t j = 0; j < static_cast<index_t>(keys.size()); ++j) {
+    // The rows whose windows have begun, less those whose windows have ended.
+    const index_t begun = std::upper_bound(start.begin(), start.end(), j) - start.begin();
+    const index_t ended = std::upper_bound(stop.begin(), stop.end(), j) - stop.begin();
+    if (ended >= begun) continue;
+    result.rows.push_back(keys[at(j)]);
+    result.start.push_back(ended);
+    result.stop.push_back(begun);
+  }
+  return result;
 }
 
 namespace {

@@ -26,6 +26,11 @@ struct WindowTile {
 [[nodiscard]] std::vector<KeyWindows> key_windows(const Mask& mask, bool is_causal, index_t n_q,
                                                   std::span<const index_t> keys);
 
+/// The part as the keys see it: rows and keys change places. Throws Unsupported, in the name of
+/// `function`, unless both ends of the windows rise from row to row; those of all masks but a
+/// RowWindow do.
+[[nodiscard]] KeyWindows transposed(const char* function, const KeyWindows& part);
+
 /// Cuts a part into tiles of at most `most` rows with few keys outside of common chunks, after
 /// sorting the rows where their windows do not rise. The last chunk may be shorter.
 [[nodiscard]] std::vector<WindowTile> window_tiles(KeyWindows& part, index_t chunk, index_t most);

@@ -6,7 +6,7 @@
 #include <numeric>
 
 #include "convbasis/attention.h"
-#include "convbasis/polynomial.h"
+#include "core/head_polynomial.h"
 #include "core/heads.h"
 #include "core/mask.h"
 #include "core/shape.h"
@@ -159,31 +159,6 @@ index_t attend(const Head<T>& head, const HeadPolynomial& polynomial,
   return static_cast<index_t>(exact.size());
 }
 
-/// Rising numbers below `limit`.
-void require_rising(const char* what, const std::vector<index_t>& numbers, index_t limit) {
-  for (std::size_t i = 0; i < numbers.size(); ++i)
-    require(numbers[i] >= (i == 0 ? 0 : numbers[i - 1] + 1) && numbers[i] < limit, kName,
-            std::string("polynomials hold ") + what + " " + std::to_string(numbers[i]) +
-                "; expected rising numbers below " + std::to_string(limit));
-}
-
-void require_polynomials(std::span<const HeadPolynomial> polynomials, index_t heads, index_t n_q,
-                         index_t n_kv, index_t head_dim) {
-  require(static_cast<index_t>(polynomials.size()) == heads, kName,
-          "polynomials has " + std::to_string(polynomials.size()) + " entries; expected one for " +
-              "each of " + std::to_string(heads) + " heads");
-  for (const HeadPolynomial& polynomial : polynomials) {
-    require(!polynomial.coefficients.empty(), kName,
-            "polynomials holds one without coefficients; expected at least the constant");
-    require(polynomial.centre.empty() || static_cast<index_t>(polynomial.centre.size()) == head_dim,
-            kName,
-            "polynomials holds a centre of " + std::to_string(polynomial.centre.size()) +
-                " numbers; expected none or head_dim = " + std::to_string(head_dim));
-    require_rising("row", polynomial.exact_rows, n_q);
-    require_rising("column", polynomial.exact_columns, n_kv);
-  }
-}
-
 }  // namespace
 
 template <class T>
@@ -200,7 +175,7 @@ LowRankReport polynomial_attention(View<const T, 4> query, View<const T, 4> key,
     require_shape(kName, "lse", lse.shape, {batch, query_heads, n}, "to match query");
   require_mask(kName, options.mask, n, key.shape[2]);
   const HeadList list(kName, heads, batch * query_heads);
-  require_polynomials(polynomials, batch * query_heads, n, key.shape[2], head_dim);
+  require_polynomials(kName, polynomials, batch * query_heads, n, key.shape[2], head_dim);
   LowRankReport report{std::vector<index_t>(polynomials.size(), 0),
                        std::vector<index_t>(polynomials.size(), 0)};
   if (batch * query_heads * n == 0) return report;
@@ -217,8 +192,7 @@ LowRankReport polynomial_attention(View<const T, 4> query, View<const T, 4> key,
         attend<T>({head_view(query, b, h), head_view(key, b, g), head_view(value, b, g),
                    head_view(out, b, h), head_lse},
                   polynomial, options, inside);
-    report.rank[at(flat)] =
-        feature_count(query.shape[3], static_cast<index_t>(polynomial.coefficients.size()) - 1);
+    report.rank[at(flat)] = rank_of(polynomial, query.shape[3]);
   });
   return report;
 }

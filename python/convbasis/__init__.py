@@ -41,6 +41,7 @@ from .cost_model import CostModel, break_even, cost_model, set_cost_model
 from .decompose import decompose
 from .device import build_info, cuda_available
 from .polynomial import polynomial_attention
+from .polynomial_backward import polynomial_attention_backward
 from .polynomial_report import PolynomialReport
 from .recover import RecoverOptions, recover_basis
 from .report import BackwardReport, Report, ToleranceMissed
@@ -73,6 +74,7 @@ __all__ = [
     "exact_attention_backward",
     "masks",
     "polynomial_attention",
+    "polynomial_attention_backward",
     "problems",
     "recover_basis",
     "reference",

@@ -26,6 +26,12 @@ MOST_NUMBERS = 1 << 26
 #: Rows that the range of the logits is sampled at for a report.
 SAMPLED_ROWS = 64
 
+#: Cost of exact_attention_backward in calls of exact_attention.
+EXACT_BACKWARD = 3.0
+
+#: Channels of the products of a backward pass are a multiple of this.
+CHANNELS_AT_ONCE = 16
+
 NONE = np.empty(0, np.int64)
 
 #: As the core takes it: coefficients, centre, exact rows, exact columns.
@@ -99,15 +105,19 @@ def make_plan(
     tol: float | None,
     threads: int,
     *,
-    sample: bool,
+    sample: bool = False,
+    backward: bool = False,
 ) -> PolynomialPlan:
-    """Bound the logits of every head in O(n d), then choose its polynomial."""
+    """Bound the logits of every head in O(n d), then choose its polynomial.
+
+    A `backward` pass costs more, and takes no rows and columns exactly.
+    """
     sampled_rows = SAMPLED_ROWS if sample else 0
     centre, query_norms, key_norms, radius, sampled = _core.logit_range(
         inputs.query, inputs.key, inputs.scale, inputs.is_causal, None, sampled_rows, threads
     )
     group = inputs.heads[1] // max(inputs.key.shape[1], 1)
-    chooser = Chooser(inputs, tol)
+    chooser = Chooser(inputs, tol, backward)
     heads = []
     for b, h in np.ndindex(inputs.heads):
         norms = query_norms[b, h], key_norms[b, h // group]
@@ -120,7 +130,7 @@ def make_plan(
 class Chooser:
     """Polynomials for heads of one size."""
 
-    def __init__(self, inputs: AttentionInputs, tol: float | None) -> None:
+    def __init__(self, inputs: AttentionInputs, tol: float | None, backward: bool) -> None:
         self.tol = tol
         self.head_dim, self.value_dim = inputs.query.shape[3], inputs.value.shape[3]
         self.unit = float(np.finfo(inputs.compute).eps) / 2
@@ -128,10 +138,13 @@ class Chooser:
         # Exponentials are in the rate of exact attention, and none in that of products.
         self.rates = model.exact, model.direct
         self.share = visible_share(inputs)
-        self.takes_columns = inputs.mask is None or inputs.mask[0] != "RowChange"
+        self.takes_columns = not backward and (inputs.mask is None or inputs.mask[0] != "RowChange")
         n_q, n_kv = inputs.query.shape[2], inputs.key.shape[2]
         self.cost_exact = n_q * n_kv * self.share * (self.head_dim + self.value_dim) * model.exact
         self.cost_feature = (n_q + n_kv) * (self.value_dim + 2) * model.direct
+        if backward:
+            self.cost_exact *= EXACT_BACKWARD
+            self.cost_feature *= backward_products(self.head_dim, self.value_dim)
         self.radii: list[float] = []
         if tol is not None:
             most = min(self.cost_exact / max(self.cost_feature, 1e-9), self.most_features)
@@ -221,6 +234,12 @@ class Chooser:
             if head.epsilon < head.rounding:
                 break
         return best
+
+
+def backward_products(head_dim: int, value_dim: int) -> float:
+    """Cost of the products of a backward pass in those of the forward pass."""
+    padded = -(-head_dim // CHANNELS_AT_ONCE) * CHANNELS_AT_ONCE
+    return (2 * (value_dim + 1) * padded + value_dim) / (value_dim + 2)
 
 
 def visible_share(inputs: AttentionInputs) -> float:

@@ -148,7 +148,8 @@ def polynomial_attention(
             _validate.finite(name, inputs.named(), wanted.threads)
     if inputs.mask is None:
         inputs = inputs.without_unseen_keys()
-    plan = choose(inputs, wanted, clock, sample=return_report)
+    with clock("plan"):
+        plan = choose(inputs, wanted, sample=return_report)
     target, lse = result_arrays(inputs, out, return_lse)
     with clock("attend"):
         done = attend(inputs, plan, target, lse, wanted.threads)
@@ -182,11 +183,16 @@ def polynomial_settings(
 
 
 def choose(
-    inputs: _layout.AttentionInputs, wanted: PolynomialSettings, clock: Stopwatch, *, sample: bool
+    inputs: _layout.AttentionInputs,
+    wanted: PolynomialSettings,
+    *,
+    sample: bool = False,
+    backward: bool = False,
 ) -> PolynomialPlan:
     """The plan after `on_miss`."""
-    with clock("plan"):
-        plan = make_plan(inputs, wanted.degree, wanted.tol, wanted.threads, sample=sample)
+    plan = make_plan(
+        inputs, wanted.degree, wanted.tol, wanted.threads, sample=sample, backward=backward
+    )
     if wanted.on_miss == "error" and plan.of("missed").any():
         raise tolerance_missed(inputs, plan, wanted)
     return plan.without_missed() if wanted.on_miss == "exact" else plan

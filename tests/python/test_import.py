@@ -42,6 +42,7 @@ def test_the_public_names():
         "exact_attention_backward",
         "masks",
         "polynomial_attention",
+        "polynomial_attention_backward",
         "problems",
         "recover_basis",
         "reference",

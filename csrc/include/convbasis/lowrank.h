@@ -44,4 +44,23 @@ LowRankReport polynomial_attention(View<const T, 4> query, View<const T, 4> key,
                                    const AttentionOptions& options = {},
                                    std::span<const index_t> heads = {}, const Exec& exec = {});
 
+/// The gradient of attention by query, key and value, given grad_output = dL/dY, with the softmax
+/// replaced by the matrix f of polynomial_attention: products of f with d * (dv + 1) channels for
+/// dQ, and as many transposed ones for dK.
+///
+/// Arguments as there; grad_output (batch, heads, n, dv). grad_query has the shape of query and is
+/// written for the listed heads; grad_key and grad_value have the shapes of key and value, and
+/// gradients are added to what they hold, over the listed query heads of a shared key head in
+/// order.
+///
+/// Heads with exact rows or columns, or with weights of a row that sum to 0 or less, are
+/// differentiated exactly; rows_exact counts all their rows. Throws Unsupported for a RowChange,
+/// and for a RowWindow whose ends do not rise from row to row.
+template <class T>
+LowRankReport polynomial_attention_backward(
+    View<const T, 4> query, View<const T, 4> key, View<const T, 4> value,
+    View<const T, 4> grad_output, View<T, 4> grad_query, View<T, 4> grad_key, View<T, 4> grad_value,
+    std::span<const HeadPolynomial> polynomials, const AttentionOptions& options = {},
+    std::span<const index_t> heads = {}, const Exec& exec = {});
+
 }  // namespace convbasis
