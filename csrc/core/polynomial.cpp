@@ -156,11 +156,12 @@ index_t feature_count(index_t head_dim, index_t degree) {
   const index_t fewer = std::min(head_dim, degree), more = std::max(head_dim, degree);
   index_t count = 1;
   for (index_t i = 1; i <= fewer; ++i) {
+    if (more > kMost - i) return kMost;
     // count (more + i) / i without the product: i divides what is left of it.
     const index_t common = std::gcd(count, i);
     const index_t factor = (more + i) / (i / common);
     count /= common;
-    if (more > kMost - i || count > kMost / factor) return kMost;
+    if (count > kMost / factor) return kMost;
     count *= factor;
   }
   return count;

@@ -144,36 +144,52 @@ std::vector<double> sampled_radius(View<const T, 4> query, View<const T, 4> key,
   constexpr const char* kName = "sampled_radius";
   const Sizes n = sizes_of(kName, query, key, options);
   require(rows >= 0, kName, "rows is " + std::to_string(rows) + "; expected at least 0");
-  require(norms.centre.size() == at(n.batch * n.kv_heads * n.head_dim), kName,
-          "norms are of other arrays; expected those of query and key");
+  require(norms.centre.size() == at(n.batch * n.kv_heads * n.head_dim) &&
+              norms.query.size() == at(n.batch * n.heads * n.queries) &&
+              norms.key.size() == at(n.batch * n.kv_heads * n.keys),
+          kName, "norms are of other arrays; expected those of query and key");
   const double scale = scale_of(options, n.head_dim);
-  const index_t sampled = std::min(rows, n.queries);
-  std::vector<double> largest(at(n.batch * n.heads * sampled), 0.0);
-  parallel_for(exec, n.batch * n.heads * sampled, [&](index_t item, int) {
-    const auto [b, h, g] = head_index(item / sampled, n.heads, n.kv_heads);
-    // The last row is one of them: it sees most keys.
-    const index_t i = n.queries - 1 - (item % sampled) * n.queries / sampled;
+  const index_t sampled = std::min(rows, n.queries), blocks = ceil_div(n.seen, kRowsPerTask);
+  std::vector<double> result(at(n.batch * n.heads), 0.0);
+  for (index_t flat = 0; flat < n.batch * n.heads; ++flat) {
+    const auto [b, h, g] = head_index(flat, n.heads, n.kv_heads);
+    // Channel by channel, the rows side by side, the last one first: it sees most keys.
+    std::vector<index_t> chosen(at(sampled));
+    Buffer<double> scaled(n.head_dim * sampled);
+    for (index_t r = 0; r < sampled; ++r) {
+      chosen[at(r)] = n.queries - 1 - r * n.queries / sampled;
+      for (index_t c = 0; c < n.head_dim; ++c)
+        scaled[c * sampled + r] = scale * static_cast<double>(query(b, h, chosen[at(r)], c));
+    }
     const View<const T, 2> keys = head_view(key, b, g);
     const T* centre = norms.centre.data() + (b * n.kv_heads + g) * n.head_dim;
-    const index_t seen = options.is_causal ? std::min(i + 1, n.seen) : n.seen;
-    for (index_t j = 0; j < seen; ++j) {
-      double dot = 0, size = 0;
-      for (index_t c = 0; c < n.head_dim; ++c) {
-        const double term = scale * static_cast<double>(query(b, h, i, c)) *
-                            (static_cast<double>(keys(j, c)) - static_cast<double>(centre[c]));
-        dot += term;
-        size += std::abs(term);
+    const double* lengths = norms.query.data() + flat * n.queries;
+    const double* key_lengths = norms.key.data() + (b * n.kv_heads + g) * n.keys;
+    // Less than the true one by what rounding may have added.
+    const double rounding =
+        static_cast<double>(n.head_dim + 6) * std::numeric_limits<double>::epsilon();
+    std::vector<double> largest(at(blocks), 0.0);
+    parallel_for(exec, blocks, [&](index_t block, int) {
+      Buffer<double> dots(sampled);
+      for (index_t j = block * kRowsPerTask; j < std::min((block + 1) * kRowsPerTask, n.seen);
+           ++j) {
+        index_t seeing = sampled;
+        while (options.is_causal && seeing > 0 && chosen[at(seeing - 1)] < j) --seeing;
+        std::fill_n(dots.data(), seeing, 0.0);
+        for (index_t c = 0; c < n.head_dim; ++c) {
+          const double entry = static_cast<double>(keys(j, c)) - static_cast<double>(centre[c]);
+          const double* channel = scaled.data() + c * sampled;
+          for (index_t r = 0; r < seeing; ++r) dots[r] += channel[r] * entry;
+        }
+        for (index_t r = 0; r < seeing; ++r) {
+          const double size = lengths[chosen[at(r)]] * key_lengths[j];
+          if (size <= kLargest)
+            largest[at(block)] = std::max(largest[at(block)], std::abs(dots[r]) - rounding * size);
+        }
       }
-      // Less than the true one by what rounding may have added.
-      const double rounding =
-          static_cast<double>(n.head_dim + 4) * std::numeric_limits<double>::epsilon() * size;
-      if (size <= kLargest)
-        largest[at(item)] = std::max(largest[at(item)], std::abs(dot) - rounding);
-    }
-  });
-  std::vector<double> result(at(n.batch * n.heads), 0.0);
-  for (index_t item = 0; item < n.batch * n.heads * sampled; ++item)
-    result[at(item / sampled)] = std::max(result[at(item / sampled)], largest[at(item)]);
+    });
+    for (const double block : largest) result[at(flat)] = std::max(result[at(flat)], block);
+  }
   return result;
 }
 

@@ -47,7 +47,8 @@ struct PolynomialPlan {
 /// degree, queries longer than some a and keys longer than radius / a are taken exactly. Polynomial
 /// attention takes (value_dim + 2) multiply-adds for each feature of each query and key, exact
 /// attention head_dim + value_dim for each visible pair. `radii` is that of degree_radii, or empty.
-/// O((n_q + n_kv) (log(n_q + n_kv) + degrees)).
+/// O((n_q + n_kv) (log(n_q + n_kv) + degrees)). Keys taken exactly no longer count for the mean:
+/// logit_norms with left_out centres the others anew, on which mean_zero relies.
 /// Idea: Support Basis (arXiv 2510.01643).
 [[nodiscard]] PolynomialPlan plan_polynomial(std::span<const double> query_norms,
                                              std::span<const double> key_norms,
