@@ -54,6 +54,7 @@ const TileSight& BackwardTiles<T>::look(const BackwardRows<T>& rows, KeyRange ke
 template <class T>
 Rows<const T> BackwardTiles<T>::backward(ScoreTiles<T>& source, index_t first, index_t last,
                                          const BackwardRows<T>& rows, Rows<T> grad_value) {
+  const Kernels<T>& simd = kernels<T>();
   const index_t count = static_cast<index_t>(rows.rows.size()), width = last - first;
   source.select(rows.rows);
   source.fill(first, last, weights_.data(), kPanel);
@@ -63,20 +64,19 @@ Rows<const T> BackwardTiles<T>::backward(ScoreTiles<T>& source, index_t first, i
     const RowSight& sight = sight_.row(r);
     const KeyRange seen = sight.within(first, last);
     const index_t begin = seen.first - first, end = seen.last - first;
-    const auto hide = [&](index_t from, index_t to) {
-      std::fill(weights + from, weights + to, T(0));
-      std::fill(grads + from, grads + to, T(0));
-    };
-    if (begin < end) {
+    const index_t shown = sight.count_seen(seen);
+    if (shown > 0) {
       exp_of_row(weights + begin, rows.lse[r], end - begin);
       const T delta = rows.delta[r];
       for (index_t j = begin; j < end; ++j) grads[j] = weights[j] * (grads[j] - delta);
-      // What came of the logits of hidden keys may be infinite.
-      sight.for_each_hidden(seen.first, seen.last,
-                            [&](index_t from, index_t to) { hide(from - first, to - first); });
     }
-    hide(0, begin);
-    hide(end, width);
+    for (T* numbers : {weights, grads}) {
+      std::fill(numbers, numbers + begin, T(0));
+      // What came of the logits of hidden keys may be infinite.
+      if (shown < end - begin)
+        simd.hide(numbers + begin, sight.bits, seen.first - sight.base, T(0), end - begin);
+      std::fill(numbers + end, numbers + width, T(0));
+    }
   }
   blas::add_transposed_product<T>(width, channels_, count, {weights_.data(), kPanel},
                                   {rows.grad_output.data, rows.grad_output.stride},

@@ -32,13 +32,14 @@ void OnlineSoftmax<T>::absorb(index_t row, const RowSight& sight, KeyRange keys,
   T *seen = scores + (begin - keys.first), *after = scores + (end - keys.first);
   std::fill(scores, seen, T(0));
   std::fill(after, scores + (keys.last - keys.first), T(0));
-  const index_t hidden = sight.for_each_hidden(begin, end, [&](index_t from, index_t to) {
-    std::fill(seen + (from - begin), seen + (to - begin), -std::numeric_limits<T>::infinity());
-  });
-  if (hidden == end - begin) {
+  const index_t count = sight.count_seen({begin, end});
+  if (count == 0) {
     std::fill(seen, after, T(0));
     return;
   }
+  if (count < end - begin)
+    simd.hide(seen, sight.bits, begin - sight.base, -std::numeric_limits<T>::infinity(),
+              end - begin);
   const T top = simd.max_value(seen, end - begin);
   if (std::isinf(top))
     throw InvalidArgument("[" + std::string(function_) +

@@ -1,6 +1,7 @@
 #include "cpu/visible.h"
 
 #include <algorithm>
+#include <bit>
 #include <numeric>
 
 #include "core/mask.h"
@@ -60,6 +61,17 @@ KeyRange RowSight::within(index_t first, index_t last) const {
   return {begin, std::clamp(range.last, begin, last)};
 }
 
+index_t RowSight::count_seen(KeyRange keys) const {
+  if (bits == nullptr) return keys.last - keys.first;
+  index_t count = 0;
+  for (index_t at = keys.first - base, next = 0; at < keys.last - base; at = next) {
+    next = std::min((at / kWordKeys + 1) * kWordKeys, keys.last - base);
+    const KeyWord ahead = bits[at / kWordKeys] >> (at % kWordKeys);
+    count += std::popcount(ahead << (kWordKeys - (next - at)));
+  }
+  return count;
+}
+
 void TileSight::clip(KeyRange keys) {
   for (RowSight& row : rows_) {
     row.lead = std::min(row.lead, keys.last);
@@ -77,8 +89,9 @@ void TileSight::find_segments(KeyRange keys) {
     if (row.range.first < row.range.last) ranges_.push_back(row.range);
   }
   if (lead > keys.first) segments_.push_back({keys.first, lead});
-  std::sort(ranges_.begin(), ranges_.end(),
-            [](const KeyRange& a, const KeyRange& b) { return a.first < b.first; });
+  const auto before = [](const KeyRange& a, const KeyRange& b) { return a.first < b.first; };
+  if (!std::is_sorted(ranges_.begin(), ranges_.end(), before))
+    std::sort(ranges_.begin(), ranges_.end(), before);
   const std::size_t leading = segments_.size();
   for (const KeyRange& range : ranges_) append(segments_, range, leading);
 }
@@ -129,6 +142,7 @@ RowSight VisibleKeys::sight_of(const masks::Longformer& mask, index_t row, index
 
 RowSight VisibleKeys::sight(index_t row) const {
   const index_t limit = is_causal_ ? std::min(row + 1, n_kv_) : n_kv_;
+  if (!has_mask()) return {0, {0, limit}};
   const auto i = static_cast<std::size_t>(row);
   if (const auto* window = std::get_if<masks::RowWindow>(&mask_))
     return {0, {window->start[i], std::min(window->stop[i], limit)}};

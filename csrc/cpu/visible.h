@@ -1,7 +1,5 @@
 #pragma once
 
-#include <algorithm>
-#include <bit>
 #include <span>
 #include <variant>
 #include <vector>
@@ -27,10 +25,8 @@ struct RowSight {
   /// Of keys [first, last) of one segment, those between the first and the last that are seen,
   /// bits apart.
   [[nodiscard]] KeyRange within(index_t first, index_t last) const;
-  /// Calls hide(begin, end) for the runs of keys in [first, last) that the bits hide; returns how
-  /// many keys these are.
-  template <class Hide>
-  index_t for_each_hidden(index_t first, index_t last, const Hide& hide) const;
+  /// How many of these are seen.
+  [[nodiscard]] index_t count_seen(KeyRange keys) const;
 };
 
 /// What a tile of query rows sees. Belongs to a thread and is filled again for every tile.
@@ -91,22 +87,5 @@ class VisibleKeys {
 
 /// Positions 0..count - 1 in an order that, when empty, is their own.
 [[nodiscard]] std::vector<index_t> positions(std::span<const index_t> order, index_t count);
-
-template <class Hide>
-index_t RowSight::for_each_hidden(index_t first, index_t last, const Hide& hide) const {
-  index_t hidden = 0;
-  for (index_t j = first; bits != nullptr && j < last;) {
-    const index_t at = j - base, end = std::min(last, j - at % kWordKeys + kWordKeys);
-    const KeyWord ahead = bits[at / kWordKeys] >> (at % kWordKeys);
-    const index_t begin = std::min<index_t>(end, j + std::countr_one(ahead));
-    j = begin;
-    if (begin == end) continue;
-    const KeyWord gap = bits[(begin - base) / kWordKeys] >> ((begin - base) % kWordKeys);
-    j = std::min<index_t>(end, begin + std::countr_zero(gap));
-    hide(begin, j);
-    hidden += j - begin;
-  }
-  return hidden;
-}
 
 }  // namespace convbasis

@@ -31,10 +31,7 @@ void for_each_change(const masks::RowChange& mask, const Event& event) {
 
 ChangingKeys::ChangingKeys(const char* function, const masks::RowChange& mask, index_t n_q,
                            index_t n_kv)
-    : keys_(n_kv),
-      list_of_key_(static_cast<std::size_t>(n_kv)),
-      offsets_(static_cast<std::size_t>(n_kv + 1)) {
-  std::iota(list_of_key_.begin(), list_of_key_.end(), index_t{0});
+    : keys_(n_kv), offsets_(static_cast<std::size_t>(n_kv + 1)) {
   for_each_change(mask, [&](index_t key, index_t, bool comes) {
     if (comes) ++offsets_[static_cast<std::size_t>(key + 1)];
   });
@@ -60,13 +57,12 @@ ChangingKeys::ChangingKeys(const char* function, const masks::RowChange& mask, i
     }
   });
   for (Stay& stay : stays_) stay.end = std::min(stay.end, n_q);
-  find_word_rows();
+  std::iota(next.begin(), next.end(), index_t{0});  // every key has a list of its own
+  group_keys(next);
 }
 
 ChangingKeys::ChangingKeys(const masks::DistinctColumns& mask, index_t n_q, index_t n_kv)
-    : keys_(n_kv),
-      list_of_key_(mask.pattern_of_column.begin(), mask.pattern_of_column.end()),
-      offsets_{0} {
+    : keys_(n_kv), offsets_{0} {
   for (index_t p = 0; p < mask.patterns.shape[0]; ++p) {
     for (index_t i = 0; i < n_q;) {
       const bool seen = mask.patterns(p, i);
@@ -76,17 +72,34 @@ ChangingKeys::ChangingKeys(const masks::DistinctColumns& mask, index_t n_q, inde
     }
     offsets_.push_back(static_cast<index_t>(stays_.size()));
   }
-  find_word_rows();
+  group_keys(mask.pattern_of_column);
 }
 
-void ChangingKeys::find_word_rows() {
+void ChangingKeys::group_keys(std::span<const index_t> list_of_key) {
   word_rows_.assign(static_cast<std::size_t>(ceil_div(keys_, kWordKeys)), {kStill, 0});
-  for (index_t j = 0; j < keys_; ++j) {
-    const auto list = static_cast<std::size_t>(list_of_key_[static_cast<std::size_t>(j)]);
-    if (offsets_[list] == offsets_[list + 1]) continue;
-    Stay& all = word_rows_[static_cast<std::size_t>(j / kWordKeys)];
-    all.begin = std::min(all.begin, stays_[static_cast<std::size_t>(offsets_[list])].begin);
-    all.end = std::max(all.end, stays_[static_cast<std::size_t>(offsets_[list + 1] - 1)].end);
+  group_offsets_.push_back(0);
+  std::vector<Group> mine;
+  for (std::size_t w = 0; w < word_rows_.size(); ++w) {
+    mine.clear();
+    const index_t first = static_cast<index_t>(w) * kWordKeys;
+    for (index_t j = first; j < std::min(first + kWordKeys, keys_); ++j)
+      mine.push_back({list_of_key[static_cast<std::size_t>(j)], KeyWord{1} << (j - first)});
+    std::sort(mine.begin(), mine.end(),
+              [](const Group& a, const Group& b) { return a.list < b.list; });
+    for (const auto& [list, keys] : mine) {
+      const auto at = static_cast<std::size_t>(list);
+      if (offsets_[at] == offsets_[at + 1]) continue;  // seen by nobody
+      const bool more = static_cast<index_t>(groups_.size()) > group_offsets_.back();
+      if (more && groups_.back().list == list) {
+        groups_.back().keys |= keys;
+        continue;
+      }
+      groups_.push_back({list, keys});
+      Stay& all = word_rows_[w];
+      all.begin = std::min(all.begin, stays_[static_cast<std::size_t>(offsets_[at])].begin);
+      all.end = std::max(all.end, stays_[static_cast<std::size_t>(offsets_[at + 1] - 1)].end);
+    }
+    group_offsets_.push_back(static_cast<index_t>(groups_.size()));
   }
 }
 
@@ -100,18 +113,19 @@ void ChangingKeys::fill(std::span<const index_t> rows, index_t first, index_t la
   for (index_t w = first; w < last; ++w) {
     const Stay any = word_rows_[static_cast<std::size_t>(w)];
     if (any.begin > rows.back() || any.end <= rows.front()) continue;
-    // Where a key comes or goes its bit is set; the running exclusive or is what rows see.
+    // Where keys come or go their bits are set; the running exclusive or is what rows see.
     KeyWord* column = words + w - first;
-    for (index_t j = w * kWordKeys; j < std::min((w + 1) * kWordKeys, keys_); ++j) {
-      const auto list = static_cast<std::size_t>(list_of_key_[static_cast<std::size_t>(j)]);
+    const auto word = static_cast<std::size_t>(w);
+    for (index_t g = group_offsets_[word]; g < group_offsets_[word + 1]; ++g) {
+      const auto& [number, keys] = groups_[static_cast<std::size_t>(g)];
+      const auto list = static_cast<std::size_t>(number);
       const auto end = stays_.begin() + offsets_[list + 1];
       auto stay = std::partition_point(stays_.begin() + offsets_[list], end,
                                        [&](const Stay& s) { return s.end <= rows.front(); });
-      const KeyWord bit = KeyWord{1} << (j % kWordKeys);
       for (; stay != end && stay->begin <= rows.back(); ++stay) {
         const index_t comes = place(stay->begin), goes = place(stay->end);
-        if (comes < count) column[comes * stride] ^= bit;
-        if (goes < count) column[goes * stride] ^= bit;
+        if (comes < count) column[comes * stride] ^= keys;
+        if (goes < count) column[goes * stride] ^= keys;
       }
     }
     for (index_t r = 1; r < count; ++r) column[r * stride] ^= column[(r - 1) * stride];

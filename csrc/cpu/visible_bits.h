@@ -33,12 +33,18 @@ class ChangingKeys {
   struct Stay {
     index_t begin, end;
   };
-  void find_word_rows();
+  /// Keys of one word that have the same list of stays.
+  struct Group {
+    index_t list;
+    KeyWord keys;
+  };
+  void group_keys(std::span<const index_t> list_of_key);
 
   index_t keys_ = 0;
-  // Key j has the stays from offsets_[list_of_key_[j]] to the next offset, in rising order.
-  std::vector<index_t> list_of_key_, offsets_;
-  std::vector<Stay> stays_;
+  std::vector<index_t> offsets_;        // of the lists in stays_, one more than there are lists
+  std::vector<Stay> stays_;             // in rising order in each list
+  std::vector<index_t> group_offsets_;  // of the words in groups_
+  std::vector<Group> groups_;
   std::vector<Stay> word_rows_;  // of each word of keys, outside of which none of them is seen
 };
 

@@ -1,9 +1,11 @@
 #include <algorithm>
+#include <limits>
 #include <numeric>
 
 #include "check.h"
 #include "convbasis/error.h"
 #include "core/mask.h"
+#include "cpu/simd/kernels.h"
 #include "cpu/visible.h"
 #include "masks.h"
 
@@ -23,14 +25,15 @@ bool read(const TileSight& tile, index_t rows, std::vector<std::vector<char>>& s
       for (index_t r = 0; r < rows; ++r) {
         std::vector<char>& row = seen[static_cast<std::size_t>(r)];
         const auto [begin, end] = tile.row(r).within(first, last);
-        std::fill(row.begin() + begin, row.begin() + end, 1);
-        index_t counted = 0;
-        const index_t hidden =
-            tile.row(r).for_each_hidden(begin, end, [&](index_t from, index_t to) {
-              std::fill(row.begin() + from, row.begin() + to, 0);
-              counted += to - from;
-            });
-        apart = apart && counted == hidden;
+        const RowSight& sight = tile.row(r);
+        index_t count = 0;
+        for (index_t j = begin; j < end; ++j) {
+          const index_t at = j - sight.base;
+          const bool sees = sight.bits == nullptr || (sight.bits[at / 64] >> (at % 64) & 1) != 0;
+          row[static_cast<std::size_t>(j)] = sees;
+          count += sees;
+        }
+        apart = apart && sight.count_seen({begin, end}) == count;
       }
       first = last;
     }
@@ -140,6 +143,20 @@ TEST(tiles_of_hidden_keys_are_left_out) {
   const masks::KeyLists none{{}, offsets};
   const index_t by_change = visited(masks::RowChange{first, none, none}, false, kN);
   CHECK(0 < by_change && by_change <= kMost);
+}
+
+TEST(hidden_numbers_are_those_without_a_bit) {
+  constexpr std::uint64_t kWords[3] = {0x8f00ff0123456789, 0, ~std::uint64_t{0}};
+  const auto check_build = [&]<class T>(const Kernels<T>& simd, T other) {
+    for (index_t at = 0; at < 66; ++at) {
+      std::vector<T> x(120, std::numeric_limits<T>::quiet_NaN());
+      simd.hide(x.data(), kWords, at, other, 120);
+      for (std::size_t i = 0, j = static_cast<std::size_t>(at); i < 120; ++i, ++j)
+        CHECK((kWords[j / 64] >> (j % 64) & 1) == 1 ? std::isnan(x[i]) : x[i] == other);
+    }
+  };
+  for (const Kernels<float>* simd : available_kernels<float>()) check_build(*simd, 7.0F);
+  for (const Kernels<double>* simd : available_kernels<double>()) check_build(*simd, 7.0);
 }
 
 TEST(masks_that_do_not_fit_are_refused) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <string_view>
 #include <vector>
 
@@ -122,6 +123,8 @@ struct Kernels {
   bool (*all_finite)(const T* x, index_t n);
   /// y[i] *= factor.
   void (*scale)(T* y, T factor, index_t n);
+  /// x[i] = other where bit at + i of the words is 0, bit 0 being the lowest of the first word.
+  void (*hide)(T* x, const std::uint64_t* words, index_t at, T other, index_t n);
 
   /// out[t] = factor * x[t] . y for rows t < count, rounded alike whatever t and count are.
   void (*dots)(Rows<const T> x, index_t count, const T* y, index_t channels, T factor, T* out);

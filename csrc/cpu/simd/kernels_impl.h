@@ -76,6 +76,24 @@ double exp_sum(T* x, T shift, index_t n) {
 }
 
 template <class T>
+void hide(T* x, const std::uint64_t* words, index_t at, T other, index_t n) {
+  constexpr std::uint64_t kAll = (std::uint64_t{1} << kLanes<T>)-1;
+  const Vec<T> hidden(other);
+  for (index_t i = 0; i < n;) {
+    const index_t bit = (at + i) % 64;
+    const std::uint64_t seen = words[(at + i) / 64] >> bit;
+    if (bit + kLanes<T> <= 64 && i + kLanes<T> <= n) {
+      const auto kept = xsimd::batch_bool<T, Arch>::from_mask(seen & kAll);
+      store(x + i, xsimd::select(kept, load(x + i), hidden));
+      i += kLanes<T>;
+    } else {
+      if ((seen & 1) == 0) x[i] = other;
+      ++i;
+    }
+  }
+}
+
+template <class T>
 T max_value(const T* x, index_t n) {
   if (n < kLanes<T>) return xsimd::reduce_max(load_partial(x, n, x[0]));
   Vec<T> best = load(x + n - kLanes<T>);
@@ -206,6 +224,7 @@ constexpr Kernels<T> kTable{
     copy_reversed<T>,
     all_finite<T>,
     scale<T>,
+    hide<T>,
     dots<T>,
     band_dots<T>,
     first_apart<T>,

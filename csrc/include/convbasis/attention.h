@@ -12,9 +12,10 @@ namespace convbasis {
 ///
 /// query (batch, heads, n, d), key (batch, kv_heads, m, d), value (batch, kv_heads, m, dv),
 /// out (batch, heads, n, dv), lse (batch, heads, n) or an empty view. A row without visible key
-/// gives 0 and lse -inf. `heads` lists flat head numbers to compute, b * heads + h; empty = all,
-/// others are left untouched. Throws InvalidArgument when shapes do not fit, and, with out partly
-/// written, when a logit overflows. O(n m d) a head.
+/// gives 0 and lse -inf. options.mask is alike for all heads; tiles of keys that it hides are left
+/// out, so that a sliding window costs O(n size d). `heads` lists flat head numbers to compute, b *
+/// heads + h; empty = all, others are left untouched. Throws InvalidArgument when shapes or mask do
+/// not fit, and, with out partly written, when a logit overflows. O(n m d) a head.
 template <class T>
 void exact_attention(View<const T, 4> query, View<const T, 4> key, View<const T, 4> value,
                      View<T, 4> out, View<T, 3> lse, const AttentionOptions& options = {},

@@ -23,8 +23,8 @@ namespace convbasis {
 /// left untouched; so are grad_key and grad_value of a key head none of whose query heads is
 /// listed, and the others sum over the listed ones.
 ///
-/// Throws InvalidArgument when shapes do not fit, and, with gradients partly written, when a logit
-/// overflows. O(n m d) a head.
+/// Throws InvalidArgument when shapes or mask do not fit, and, with gradients partly written, when
+/// a logit overflows. O(n m d) a head.
 template <class T>
 void exact_attention_backward(View<const T, 4> query, View<const T, 4> key, View<const T, 4> value,
                               View<const T, 4> grad_output, View<T, 4> grad_query,
