@@ -30,12 +30,17 @@ struct Head {
   View<T, 1> lse;  ///< may be empty
 };
 
-/// 2^e and 2^-e so that sums of values times the first neither overflow nor vanish.
+/// Of the power of two with which sums of values neither overflow nor vanish.
 template <class T>
 int value_exponent(const View<const T, 2>& value) {
+  const bool is_packed = value.strides[1] == 1;
   T peak = 0;
-  for (index_t j = 0; j < value.shape[0]; ++j)
-    for (index_t c = 0; c < value.shape[1]; ++c) peak = std::max(peak, std::abs(value(j, c)));
+  for (index_t j = 0; j < value.shape[0]; ++j) {
+    const T* row = value.data + j * value.strides[0];
+    if (is_packed) peak = std::max(peak, kernels<T>().max_magnitude(row, value.shape[1]));
+    for (index_t c = 0; !is_packed && c < value.shape[1]; ++c)
+      peak = std::max(peak, std::abs(value(j, c)));
+  }
   return scaling_exponent(peak);
 }
 
@@ -84,7 +89,9 @@ std::vector<index_t> divide(const Head<T>& head, Rows<const T> sums,
     if (sees_any[at(i)] != 0 && (!(total > T(0)) || !std::isfinite(total))) is_spoiled[at(i)] = 1;
     const bool is_good = sees_any[at(i)] != 0 && is_spoiled[at(i)] == 0;
     const T factor = is_good ? unscale / total : T(0);
-    for (index_t c = 0; c < channels; ++c) head.out(i, c) = is_good ? row[c] * factor : T(0);
+    T* to = head.out.data + i * head.out.strides[0];
+    const index_t step = head.out.strides[1];
+    for (index_t c = 0; c < channels; ++c) to[c * step] = is_good ? row[c] * factor : T(0);
     if (is_good) log_sums[i] = std::log(static_cast<double>(total));
   });
   std::vector<index_t> spoiled;

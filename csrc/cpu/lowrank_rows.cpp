@@ -3,6 +3,11 @@
 #include <algorithm>
 
 namespace convbasis {
+namespace {
+
+constexpr index_t kFormed = 256;  // features of a block of rows that fit the first cache
+
+}  // namespace
 
 template <class T>
 LowRankRows<T>::LowRankRows(const Monomials& monomials, std::span<const T> coefficients,
@@ -11,8 +16,9 @@ LowRankRows<T>::LowRankRows(const Monomials& monomials, std::span<const T> coeff
       monomials_(monomials),
       coefficients_(coefficients),
       keys_(keys),
+      forms_all_(monomials.count() <= kFormed),
       query_(keys.head_dim * kRowBlock),
-      features_(monomials.lower_count() * kRowBlock),
+      features_((forms_all_ ? monomials.count() : monomials.lower_count()) * kRowBlock),
       weights_(kSingleKeys * kRowBlock),
       sums_(keys.groups.padded() * kRowBlock) {}
 
@@ -28,18 +34,19 @@ void LowRankRows<T>::select(const View<const T, 2>& query, double scale,
       query_[c * kRowBlock + static_cast<index_t>(r)] = factor * query(rows[r], c);
 }
 
-/// The monomials of the highest degree are products of a variable with a run of lower ones, and are
-/// never stored.
+/// Monomials that fit the first cache are all formed. Of more, those of the highest degree are
+/// products of a variable with a run of lower ones, and never stored.
 template <class T>
 void LowRankRows<T>::add_state(const T* state, index_t group_size) {
-  const auto lower = monomials_.lower_runs();
-  kernels_.monomials_across(query_.data(), lower.data(), static_cast<index_t>(lower.size()),
+  const auto formed = forms_all_ ? monomials_.runs() : monomials_.lower_runs();
+  kernels_.monomials_across(query_.data(), formed.data(), static_cast<index_t>(formed.size()),
                             features_.data());
   const ValueGroups& groups = keys_.groups;
   for (index_t g = 0; g < groups.count; ++g, state += group_size) {
     T* out = sums_.data() + g * groups.size * kRowBlock;
-    kernels_.add_state_product({features_.data(), nullptr, monomials_.lower_count(), state, 0, out},
-                               groups.size);
+    kernels_.add_state_product(
+        {features_.data(), nullptr, features_.size() / kRowBlock, state, 0, out}, groups.size);
+    if (forms_all_) continue;
     for (const MonomialRun& run : monomials_.top_runs())
       kernels_.add_state_product(
           {features_.data() + run.parent * kRowBlock, query_.data() + run.variable * kRowBlock,

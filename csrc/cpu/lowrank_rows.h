@@ -43,6 +43,7 @@ class LowRankRows {
   std::span<const T> coefficients_;
   const LowRankKeys<T>& keys_;
   std::span<const index_t> rows_;
+  bool forms_all_;
   Buffer<T> query_, features_, weights_, sums_;
 };
 

@@ -30,9 +30,10 @@ LowRankKeys<T>::LowRankKeys(const View<const T, 2>& key, const View<const T, 2>&
       for (index_t c = 0; c < channels; ++c) row[c] = value_scale * value(from, c);
       row[channels] = T(1);
       std::fill(row + channels + 1, row + width, T(0));
-      for (index_t m = 0; m < width; ++m)
-        blocks[m / groups.size * block_size() + first * groups.size +
-               m % groups.size * kFeatureBlock + j - first] = row[m];
+      for (index_t g = 0; g < groups.count; ++g) {
+        T* to = blocks.data() + g * block_size() + first * groups.size + j - first;
+        for (index_t m = 0; m < groups.size; ++m) to[m * kFeatureBlock] = row[g * groups.size + m];
+      }
     }
   });
 }
@@ -171,8 +172,10 @@ Chunks Chunks::even(index_t keys, index_t length) {
 index_t chunk_rows(const Monomials& monomials, const ValueGroups& groups) {
   const index_t single = monomials.variables() + monomials.degree() + groups.padded();
   const index_t wanted = monomials.padded() * groups.padded() / (2 * single);
+  // The nearest power of two.
   return std::clamp<index_t>(
-      static_cast<index_t>(std::bit_floor(static_cast<std::size_t>(wanted) + 1)), 64, 1024);
+      static_cast<index_t>(std::bit_floor(static_cast<std::size_t>(wanted + wanted / 2) + 1)), 64,
+      1024);
 }
 
 template struct LowRankKeys<float>;
