@@ -151,11 +151,11 @@ def test_tolerance_is_kept(kind, is_causal, tol):
     )
     exact, exact_lse = reference.attention(query, key, value, is_causal=is_causal)
     error = np.abs(out - exact).max()
-    assert error <= report.error_bound
+    assert error <= report.error_bound + 1e-14  # rounding alone for exact heads
     if report.epsilon + report.rounding <= tol:
         assert error <= 2 * tol / (1 - tol) * np.abs(value).max()
         assert np.abs(lse - exact_lse).max() <= -np.log1p(-tol) + 1e-12
-    if tol <= 1e-3:
+    if tol <= 1e-3 and report.heads_exact == 0:
         counts = np.arange(1.0, 401.0)[:, None]
         running = np.cumsum(value, axis=0) / counts if is_causal else value.mean(axis=0)
         near = cb.exact_attention(query, key, value, masks.SlidingWindow(64), is_causal=is_causal)
@@ -169,7 +169,7 @@ def test_tolerance_is_kept(kind, is_causal, tol):
 
 
 def test_large_entries_are_taken_exactly():
-    query, key, value = uniform(4000, 4000, 4, spread=0.6, dtype=np.float32)
+    query, key, value = uniform(20000, 20000, 4, spread=0.6, dtype=np.float32)
     key[[7, 1999]] *= 50.0
     query[[11, 400]] *= 50.0
     out, report = cb.polynomial_attention(query, key, value, is_causal=True, return_report=True)
