@@ -21,6 +21,7 @@ class LowRankOperator final : public AttentionOperator<T> {
 
   [[nodiscard]] index_t rows() const override { return query_.shape[0]; }
   [[nodiscard]] index_t columns() const override { return count_; }
+  [[nodiscard]] index_t channel_multiple() const override { return 1; }
   void multiply(bool transpose, Rows<const T> x, Rows<T> y, index_t channels) const override;
 
   /// f V, the output of attention.

@@ -36,9 +36,6 @@ ANY_COLUMNS, ANY_ROWS = 350.0, 150.0
 #: Cost of exact_attention_backward in calls of exact_attention.
 EXACT_BACKWARD = 3.0
 
-#: Channels of the products of a backward pass are a multiple of this.
-CHANNELS_AT_ONCE = 16
-
 NONE = np.empty(0, np.int64)
 
 #: As the core takes it: coefficients, centre, exact rows, exact columns.
@@ -244,8 +241,7 @@ class Chooser:
 
 def backward_products(head_dim: int, value_dim: int) -> float:
     """Cost of the products of a backward pass in those of the forward pass."""
-    padded = -(-head_dim // CHANNELS_AT_ONCE) * CHANNELS_AT_ONCE
-    return (2 * (value_dim + 1) * padded + value_dim) / (value_dim + 2)
+    return (2 * (value_dim + 1) * head_dim + value_dim) / (value_dim + 2)
 
 
 def visible_share(inputs: AttentionInputs) -> float:
