@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -9,6 +10,7 @@
 #include "convbasis/lowrank.h"
 #include "convbasis/polynomial.h"
 #include "cpu/features.h"
+#include "cpu/lowrank_operator.h"
 
 using namespace convbasis;
 
@@ -265,6 +267,45 @@ TEST(rows_without_a_positive_sum_are_computed_exactly) {
                           contiguous_view<double, 4>(exact.data(), {1, 1, 50, 3}), {},
                           {problem.scale, true});
   for (std::size_t i = 0; i < exact.size(); ++i) CHECK_NEAR(problem.out[i], exact[i], 1e-14);
+}
+
+TEST(products_and_transposed_products_are_adjoint) {
+  Problem<double> problem(300, 260, 3, 5);
+  const auto view = [](const std::vector<double>& numbers, index_t rows, index_t channels) {
+    return contiguous_view<const double, 2>(numbers.data(), {rows, channels});
+  };
+  std::vector<index_t> start(300), stop(300);
+  for (std::size_t i = 0; i < 300; ++i) {
+    start[i] = static_cast<index_t>(i / 2);
+    stop[i] = static_cast<index_t>(i / 2 + 90);
+  }
+  const std::vector<index_t> tokens{0, 100};
+  for (const Mask& mask : {Mask{}, Mask{masks::RowWindow{start, stop}},
+                           Mask{masks::SlidingWindow{40}}, Mask{masks::Longformer{9, tokens}}})
+    for (const bool is_causal : {false, true}) {
+      const LowRankOperator<double> f(view(problem.query, 300, 3), view(problem.key, 260, 3),
+                                      view(problem.value, 260, 5), problem.polynomial,
+                                      problem.scale, {problem.scale, is_causal, mask}, {2});
+      CHECK(f.is_sound());
+      const auto x = random_numbers<double>(260 * 3, 5, 1), z = random_numbers<double>(900, 6, 1);
+      std::vector<double> fx(900), fz(260 * 3);
+      f.multiply(false, {x.data(), 3}, {fx.data(), 3}, 3);
+      f.multiply(true, {z.data(), 3}, {fz.data(), 3}, 3);
+      double left = 0, right = 0, size = 0;
+      for (std::size_t i = 0; i < fx.size(); ++i) left += fx[i] * z[i];
+      for (std::size_t i = 0; i < fz.size(); ++i) right += fz[i] * x[i];
+      for (std::size_t i = 0; i < fx.size(); ++i) size += std::abs(fx[i] * z[i]);
+      CHECK_NEAR(left, right, 1e-13 * size);
+      CHECK(std::abs(left) > 1e-6 * size);
+    }
+  std::reverse(start.begin(), start.end());
+  const auto make = [&](const Mask& mask) {
+    return LowRankOperator<double>(view(problem.query, 300, 3), view(problem.key, 260, 3),
+                                   view(problem.value, 260, 5), problem.polynomial, problem.scale,
+                                   {problem.scale, false, mask}, {2});
+  };
+  CHECK_THROWS(make(masks::RowWindow{start, stop}), Unsupported, "expected both ends to rise");
+  CHECK_THROWS(make(masks::RowChange{}), Unsupported, "mask is a RowChange");
 }
 
 TEST(wrong_polynomials_are_refused) {
