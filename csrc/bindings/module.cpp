@@ -27,5 +27,6 @@ PYBIND11_MODULE(_core, module, pybind11::mod_gil_not_used()) {
   register_basis(module);
   register_cost(module);
   register_info(module);
+  register_lowrank(module);
   register_polynomial(module);
 }

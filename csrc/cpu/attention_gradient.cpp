@@ -10,7 +10,8 @@
 namespace convbasis {
 namespace {
 
-constexpr index_t kMostTerms = 2;  // of dS that share a product
+/// Terms of dS that share a product: two, or as many as have this number of channels.
+constexpr index_t kMostTerms = 2, kMostChannels = 64;
 
 /// A matrix of this call, channels padded with zeros.
 template <class T>
@@ -65,7 +66,8 @@ template <class T>
 void add_far_terms(const AttentionOperator<T>& f, bool transpose, Rows<const T> after,
                    Rows<const T> before, index_t terms, const Matrix<T>& x, Matrix<T>& out,
                    const Exec& exec) {
-  const index_t channels = x.channels, groups = ceil_div(terms, kMostTerms);
+  const index_t channels = x.channels,
+                groups = ceil_div(terms, std::max(kMostTerms, kMostChannels / channels));
   const index_t most = ceil_div(terms, groups);
   const std::unique_ptr<PreparedProduct<T>> far = f.far(transpose);
   Matrix<T> in(x.rows, most * channels), product(out.rows, most * channels);
@@ -106,7 +108,7 @@ void attention_gradient(const AttentionOperator<T>& f, const GradientInputs<T>& 
                         const GradientSums<T>& sums, const Exec& exec) {
   const index_t n = f.rows(), m = f.columns(), d = inputs.head_dim, dv = inputs.value_dim;
   if (n == 0 || m == 0) return;
-  const index_t lanes = kernels<T>().lanes;
+  const index_t lanes = f.channel_multiple();
   {
     const index_t padded = round_up(dv, lanes);
     const Matrix<T> grad = padded_rows<T>(inputs.grad_output, n, dv, padded, {}, exec);

@@ -7,8 +7,8 @@
 
 namespace convbasis {
 
-/// y = B x for a matrix B that is prepared for many products. x and y have contiguous channels, a
-/// multiple of a vector's lanes. One call at a time.
+/// y = B x for a matrix B that is prepared for many products. x and y have contiguous channels, as
+/// many as the operator takes. One call at a time.
 template <class T>
 class PreparedProduct {
  public:
@@ -27,7 +27,9 @@ class AttentionOperator {
   virtual ~AttentionOperator() = default;
   [[nodiscard]] virtual index_t rows() const = 0;
   [[nodiscard]] virtual index_t columns() const = 0;
-  /// y = f x, or f^T x. x and y have contiguous channels, a multiple of a vector's lanes.
+  /// Channels of x and y are a multiple of this: a vector's lanes, or less.
+  [[nodiscard]] virtual index_t channel_multiple() const { return kernels<T>().lanes; }
+  /// y = f x, or f^T x. x and y have contiguous channels.
   virtual void multiply(bool transpose, Rows<const T> x, Rows<T> y, index_t channels) const = 0;
 
   /// Columns [begin, end).

@@ -40,6 +40,9 @@ from .bounded_entries import bounded_entries
 from .cost_model import CostModel, break_even, cost_model, set_cost_model
 from .decompose import decompose
 from .device import build_info, cuda_available
+from .polynomial import polynomial_attention
+from .polynomial_backward import polynomial_attention_backward
+from .polynomial_report import PolynomialReport
 from .recover import RecoverOptions, recover_basis
 from .report import BackwardReport, Report, ToleranceMissed
 from .toeplitz import conv_matmul, toeplitz_matmul
@@ -52,6 +55,7 @@ __all__ = [
     "BoundedEntries",
     "ConvBasis",
     "CostModel",
+    "PolynomialReport",
     "RecoverOptions",
     "Report",
     "ToleranceMissed",
@@ -69,6 +73,8 @@ __all__ = [
     "exact_attention",
     "exact_attention_backward",
     "masks",
+    "polynomial_attention",
+    "polynomial_attention_backward",
     "problems",
     "recover_basis",
     "reference",

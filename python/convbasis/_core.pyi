@@ -146,6 +146,34 @@ def row_sums(
     out: _Floats,
     num_threads: int,
 ) -> None: ...
+def polynomial_attention(
+    query: _Floats,
+    key: _Floats,
+    value: _Floats,
+    out: _Floats,
+    lse: _Floats | None,
+    polynomials: Sequence[tuple[NDArray[np.float64], NDArray[np.float64], _Ints, _Ints]],
+    scale: float,
+    is_causal: bool,
+    mask: _Mask | None,
+    heads: _Ints | None,
+    num_threads: int,
+) -> dict[str, _Ints]: ...
+def polynomial_attention_backward(
+    query: _Floats,
+    key: _Floats,
+    value: _Floats,
+    grad_output: _Floats,
+    grad_query: _Floats,
+    grad_key: _Floats,
+    grad_value: _Floats,
+    polynomials: Sequence[tuple[NDArray[np.float64], NDArray[np.float64], _Ints, _Ints]],
+    scale: float,
+    is_causal: bool,
+    mask: _Mask | None,
+    heads: _Ints | None,
+    num_threads: int,
+) -> dict[str, _Ints]: ...
 def cost_model(is_double: bool) -> list[float]: ...
 def set_cost_model(times: Sequence[float], is_double: bool) -> None: ...
 def break_even(n: int, head_dim: int, value_dim: int, is_double: bool) -> int: ...

@@ -173,7 +173,7 @@ def results(
     target: np.ndarray,
     out: np.ndarray | None,
     lse: np.ndarray | None,
-    report: Report | None = None,
+    report: object = None,
 ) -> Any:
     """The output, and a tuple of all that was asked for when there is more."""
     output = _layout.deliver(target, out, inputs.out_shape, inputs.dtype)

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "convbasis/types.h"
+#include "cpu/simd/lowrank_kernels.h"
 
 namespace convbasis {
 
@@ -180,6 +181,8 @@ struct Kernels {
   void (*multiply_transposed)(const FrequencyProduct<T>&, index_t begin, index_t end);
   /// out(r, lag) += sum of conj(piece) * block over the pieces of strip r and the channels.
   void (*correlate)(const FrequencyCorrelation<T>&);
+
+  LowRankKernels<T> low_rank;
 };
 
 /// The fastest build this CPU can run, chosen once.

@@ -9,6 +9,7 @@
 
 #include "cpu/simd/fft_impl.h"
 #include "cpu/simd/kernels.h"
+#include "cpu/simd/lowrank_impl.h"
 #include "cpu/simd/product_impl.h"
 #include "cpu/simd/toeplitz_impl.h"
 
@@ -244,6 +245,9 @@ constexpr Kernels<T> kTable{
     Products<T, Vec<T>>::multiply,
     Products<T, Vec<T>>::multiply_transposed,
     Correlations<T>::correlate,
+    {LowRank<T, Vec<T>>::monomials_across, LowRank<T, Vec<T>>::monomials_along,
+     LowRank<T, Vec<T>>::add_state_product, LowRank<T, Vec<T>>::add_outer_products,
+     LowRank<T, Vec<T>>::polynomial_tile},
 };
 
 }  // namespace

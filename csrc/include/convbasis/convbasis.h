@@ -8,6 +8,7 @@
 #include "convbasis/device.h"
 #include "convbasis/error.h"
 #include "convbasis/logit_range.h"
+#include "convbasis/lowrank.h"
 #include "convbasis/mask.h"
 #include "convbasis/options.h"
 #include "convbasis/polynomial.h"

@@ -1,0 +1,92 @@
+#include "cpu/lowrank_part.h"
+
+#include <algorithm>
+
+namespace convbasis {
+namespace {
+
+std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
+
+}  // namespace
+
+template <class T>
+LowRankPart<T>::LowRankPart(const Monomials& monomials, std::span<const double> coefficients,
+                            KeyWindows windows, const View<const T, 2>& key,
+                            const View<const T, 2>& value, std::span<const double> centre,
+                            T value_scale, const Exec& exec)
+    : monomials_(monomials),
+      coefficients_(coefficients.begin(), coefficients.end()),
+      windows_(std::move(windows)),
+      keys_(key, value, windows_.keys, centre, value_scale, exec),
+      plan_(plan()),
+      states_(monomials, monomials.weights(coefficients), keys_,
+              Chunks::even(keys_.count, plan_.chunk), plan_.kind, exec) {}
+
+template <class T>
+typename LowRankPart<T>::Plan LowRankPart<T>::plan() {
+  using Kind = typename ChunkStates<T>::Kind;
+  constexpr index_t kTileRows = 128;
+  const index_t chunk = chunk_rows(monomials_, keys_.groups);
+  const auto& [rows, keys, start, stop] = windows_;
+  const bool sees_all =
+      std::all_of(start.begin(), start.end(), [](index_t i) { return i == 0; }) &&
+      std::all_of(stop.begin(), stop.end(), [this](index_t i) { return i == keys_.count; });
+  if (sees_all) {
+    constexpr index_t kNumbers = index_t{1} << 23;  // that the sums may take
+    const index_t state = monomials_.padded() * keys_.groups.padded();
+    const index_t chunks = std::clamp<index_t>(kNumbers / state, 4, 64);
+    const index_t longer = round_up(ceil_div(keys_.count, chunks), kSingleKeys);
+    return {std::max(chunk, longer), Kind::total,
+            window_tiles(windows_, std::max(chunk, longer), kTileRows)};
+  }
+  std::vector<WindowTile> tiles = window_tiles(windows_, chunk, std::max(chunk, kTileRows));
+  const bool is_prefix = std::all_of(tiles.begin(), tiles.end(),
+                                     [](const WindowTile& tile) { return tile.first_chunk == 0; });
+  return {chunk, is_prefix ? Kind::prefix : Kind::range, std::move(tiles)};
+}
+
+template <class T>
+void LowRankPart<T>::add(const View<const T, 2>& query, double scale, Rows<T> sums,
+                         const Exec& exec) const {
+  const bool has_ranges = plan_.kind == ChunkStates<T>::Kind::range;
+  parallel_for(exec, static_cast<index_t>(plan_.tiles.size()), [&](index_t item, int) {
+    const WindowTile& tile = plan_.tiles[at(item)];
+    LowRankRows<T> block(monomials_, coefficients_, keys_);
+    Buffer<T> scratch(has_ranges ? states_.state_size() : 0);
+    const T* state = tile.first_chunk < tile.last_chunk
+                         ? states_.sum(tile.first_chunk, tile.last_chunk, scratch.data())
+                         : nullptr;
+    for (index_t first = tile.first; first < tile.last; first += kRowBlock) {
+      const index_t last = std::min(first + kRowBlock, tile.last);
+      block.select(query, scale, std::span(windows_.rows).subspan(at(first), at(last - first)));
+      if (state != nullptr) block.add_state(state, states_.group_size());
+      add_single_keys(tile, first, last, block);
+      block.add_to(sums);
+    }
+  });
+}
+
+/// The keys that not all rows of the tile see, weight by weight, for rows [first, last).
+template <class T>
+void LowRankPart<T>::add_single_keys(const WindowTile& tile, index_t first, index_t last,
+                                     LowRankRows<T>& block) const {
+  const auto start = std::span(windows_.start).subspan(at(first), at(last - first));
+  const auto stop = std::span(windows_.stop).subspan(at(first), at(last - first));
+  const auto add = [&](index_t begin, index_t end) {
+    for (; begin < end; begin += kSingleKeys)
+      block.add_keys(begin, std::min(begin + kSingleKeys, end), start, stop);
+  };
+  const index_t lowest = *std::min_element(start.begin(), start.end());
+  const index_t highest = *std::max_element(stop.begin(), stop.end());
+  if (tile.first_chunk == tile.last_chunk) {
+    add(lowest, highest);
+  } else {
+    add(lowest, tile.first_chunk * plan_.chunk);
+    add(tile.last_chunk * plan_.chunk, highest);
+  }
+}
+
+template class LowRankPart<float>;
+template class LowRankPart<double>;
+
+}  // namespace convbasis

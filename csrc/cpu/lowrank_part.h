@@ -1,0 +1,41 @@
+#pragma once
+
+#include <vector>
+
+#include "cpu/key_windows.h"
+#include "cpu/lowrank_rows.h"
+
+namespace convbasis {
+
+/// The part of P(scale * q . k) that key_windows gives, prepared for products with queries.
+template <class T>
+class LowRankPart {
+ public:
+  LowRankPart(const Monomials& monomials, std::span<const double> coefficients, KeyWindows windows,
+              const View<const T, 2>& key, const View<const T, 2>& value,
+              std::span<const double> centre, T value_scale, const Exec& exec);
+
+  /// sums.row(i) += weights of query i times (values, 1), groups.padded() numbers.
+  void add(const View<const T, 2>& query, double scale, Rows<T> sums, const Exec& exec) const;
+
+  [[nodiscard]] const KeyWindows& windows() const { return windows_; }
+
+ private:
+  struct Plan {
+    index_t chunk;
+    typename ChunkStates<T>::Kind kind;
+    std::vector<WindowTile> tiles;
+  };
+  [[nodiscard]] Plan plan();
+  void add_single_keys(const WindowTile& tile, index_t first, index_t last,
+                       LowRankRows<T>& block) const;
+
+  const Monomials& monomials_;
+  std::vector<T> coefficients_;
+  KeyWindows windows_;
+  LowRankKeys<T> keys_;
+  Plan plan_;
+  ChunkStates<T> states_;
+};
+
+}  // namespace convbasis

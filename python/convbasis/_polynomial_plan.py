@@ -1,0 +1,260 @@
+"""Which polynomial stands for exp in each head, and which heads are better computed exactly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+
+from . import _core
+from ._layout import AttentionInputs
+from .cost_model import cost_model
+
+#: Tolerance when neither a degree nor a tolerance is asked for.
+DEFAULT_TOL = 1e-3
+
+#: Logits beyond this are left to exact attention: no polynomial of use reaches so far.
+MOST_RADIUS = 40.0
+
+#: Highest degree that is looked at.
+MOST_DEGREE = 40
+
+#: Most numbers of a state (features times values), which bounds the memory of a call.
+MOST_NUMBERS = 1 << 26
+
+#: Rows that the range of the logits is sampled at for a report.
+SAMPLED_ROWS = 64
+
+#: Products with features, packing and sums included, in direct multiply-adds of the cost model.
+#: Measured at n = 32,768 with 8 and 64 channels, as the two below.
+FEATURE = 3.0
+
+#: Nanoseconds that exact columns take for each query, and exact rows for each key, however few.
+ANY_COLUMNS, ANY_ROWS = 350.0, 150.0
+
+#: Cost of exact_attention_backward in calls of exact_attention.
+EXACT_BACKWARD = 3.0
+
+NONE = np.empty(0, np.int64)
+
+#: As the core takes it: coefficients, centre, exact rows, exact columns.
+NativeHead: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class HeadPlan:
+    """The polynomial of one head, and what is taken exactly beside it."""
+
+    radius: float  # no logit that is left to the polynomial is larger
+    coefficients: np.ndarray | None = None  # None: everything is exact
+    degree: int = -1
+    rank: int = 0
+    epsilon: float = float("nan")  # relative error of a weight by the polynomial alone
+    rounding: float = float("nan")  # and by rounding
+    rows: np.ndarray = field(default_factory=lambda: NONE)
+    columns: np.ndarray = field(default_factory=lambda: NONE)
+    cost: float = float("nan")  # nanoseconds of one thread
+    cost_exact: float = float("nan")
+    missed: bool = False  # tol is out of reach, or does not pay
+
+    @property
+    def error(self) -> float:
+        """Largest relative error of a weight."""
+        return self.epsilon + self.rounding
+
+    @property
+    def columns_exact(self) -> int:
+        return self.columns.size
+
+
+@dataclass(frozen=True)
+class PolynomialPlan:
+    """All heads of one call."""
+
+    heads: list[HeadPlan]  # flat
+    centre: np.ndarray  # (batch, kv_heads, d)
+    by_polynomial: np.ndarray  # (batch, heads) bool
+    sampled_radius: np.ndarray  # (batch, heads)
+
+    def of(self, name: str) -> np.ndarray:
+        """One attribute of every head, (batch, heads)."""
+        found = np.array([getattr(head, name) for head in self.heads])
+        return found.reshape(self.by_polynomial.shape)
+
+    def native(self) -> list[NativeHead]:
+        """What the core takes: coefficients, centre, exact rows and columns of every head."""
+        batch, heads = self.by_polynomial.shape
+        centre = np.repeat(self.centre, heads // max(self.centre.shape[1], 1), axis=1)
+        centre = centre.reshape(batch * heads, -1).astype(np.float64)
+        constant = np.ones(1)
+        return [
+            (
+                constant if head.coefficients is None else head.coefficients,
+                middle,
+                head.rows,
+                head.columns,
+            )
+            for head, middle in zip(self.heads, centre, strict=True)
+        ]
+
+    def without_missed(self) -> PolynomialPlan:
+        """The same with the heads that miss computed exactly."""
+        return replace(self, by_polynomial=self.by_polynomial & ~self.of("missed"))
+
+
+def make_plan(
+    inputs: AttentionInputs,
+    degree: int | None,
+    tol: float | None,
+    threads: int,
+    *,
+    sample: bool = False,
+    backward: bool = False,
+) -> PolynomialPlan:
+    """Bound the logits of every head in O(n d), then choose its polynomial.
+
+    A `backward` pass costs more, and takes no rows and columns exactly.
+    """
+    sampled_rows = SAMPLED_ROWS if sample else 0
+    centre, query_norms, key_norms, radius, sampled = _core.logit_range(
+        inputs.query, inputs.key, inputs.scale, inputs.is_causal, None, sampled_rows, threads
+    )
+    group = inputs.heads[1] // max(inputs.key.shape[1], 1)
+    chooser = Chooser(inputs, tol, backward)
+    heads = []
+    for b, h in np.ndindex(inputs.heads):
+        norms = query_norms[b, h], key_norms[b, h // group]
+        head = chooser.cheapest(*norms) if degree is None and tol is not None else None
+        heads.append(head or chooser.of_radius(float(radius[b, h]), degree))
+    exists = np.array([head.coefficients is not None for head in heads], dtype=bool)
+    return PolynomialPlan(heads, centre, exists.reshape(inputs.heads), sampled)
+
+
+class Chooser:
+    """Polynomials for heads of one size."""
+
+    def __init__(self, inputs: AttentionInputs, tol: float | None, backward: bool) -> None:
+        self.tol = tol
+        self.head_dim, self.value_dim = inputs.query.shape[3], inputs.value.shape[3]
+        self.unit = float(np.finfo(inputs.compute).eps) / 2
+        model = cost_model(inputs.compute)
+        self.rates = model.exact, FEATURE * model.direct
+        self.share = visible_share(inputs)
+        self.takes_columns = not backward and (inputs.mask is None or inputs.mask[0] != "RowChange")
+        n_q, n_kv = inputs.query.shape[2], inputs.key.shape[2]
+        self.cost_exact = n_q * n_kv * self.share * (self.head_dim + self.value_dim) * model.exact
+        self.cost_feature = (n_q + n_kv) * (self.value_dim + 2) * self.rates[1]
+        self.cost_columns, self.cost_rows = ANY_COLUMNS * n_q, ANY_ROWS * n_kv
+        if backward:
+            self.cost_exact *= EXACT_BACKWARD
+            self.cost_feature *= backward_products(self.head_dim, self.value_dim)
+        self.radii: list[float] = []
+        if tol is not None:
+            most = min(self.cost_exact / max(self.cost_feature, 1e-9), self.most_features)
+            self.radii = _core.degree_radii(self.head_dim, tol, self.unit, False, int(most) + 1)
+
+    @property
+    def most_features(self) -> int:
+        return int(MOST_NUMBERS // (self.value_dim + 1))
+
+    def cheapest(self, query_norms: np.ndarray, key_norms: np.ndarray) -> HeadPlan | None:
+        """The plan that reaches `tol`, with some rows and columns exact; None if none pays."""
+        if self.tol is None or not self.radii:
+            return None
+        plain = self.without_columns(query_norms, key_norms)
+        if not self.takes_columns:
+            return plain
+        found = _core.plan_polynomial(
+            query_norms,
+            key_norms,
+            self.head_dim,
+            self.value_dim,
+            self.share,
+            self.tol,
+            self.unit,
+            False,
+            self.rates,
+            self.radii,
+        )
+        rows, columns = found["exact_rows"], found["exact_columns"]
+        cost = found["cost_polynomial"]
+        cost += self.cost_columns * (columns.size > 0) + self.cost_rows * (rows.size > 0)
+        best = self.cost_exact if plain is None else plain.cost
+        if found["degree"] < 0 or not cost < best:
+            return plain
+        head = self.of_degree(found["radius"], found["degree"])
+        return replace(head, rows=rows, columns=columns, cost=cost)
+
+    def without_columns(self, query_norms: np.ndarray, key_norms: np.ndarray) -> HeadPlan | None:
+        """The polynomial that reaches `tol` for all entries; None if it does not pay."""
+        radius = float(query_norms.max(initial=0.0) * key_norms.max(initial=0.0))
+        reached = np.flatnonzero(np.asarray(self.radii) >= radius)
+        head = self.of_degree(radius, int(reached[0])) if reached.size else None
+        return head if head is not None and head.cost < head.cost_exact else None
+
+    def of_radius(self, radius: float, degree: int | None) -> HeadPlan:
+        """The polynomial of `degree`, or of the least one that reaches `tol`, or the best one.
+
+        Without a degree it is one that misses: it does not pay.
+        """
+        none = HeadPlan(radius, cost_exact=self.cost_exact, missed=True)
+        if not radius <= MOST_RADIUS:
+            return none
+        missed = degree is None
+        if degree is None and self.tol is not None:
+            degree = _core.polynomial_degree(self.tol, radius, self.unit, False)
+        if degree is None:
+            degree = self.best_degree(radius)
+        if _core.feature_count(self.head_dim, degree) > self.most_features:
+            return none
+        head = self.of_degree(radius, degree)
+        missed = missed or (self.tol is not None and not head.error <= self.tol)
+        return replace(head, missed=missed)
+
+    def of_degree(self, radius: float, degree: int) -> HeadPlan:
+        """The polynomial of that degree for all logits up to `radius`."""
+        coefficients, epsilon = _core.exp_polynomial(degree, radius)
+        rank = _core.feature_count(self.head_dim, degree)
+        return HeadPlan(
+            radius,
+            coefficients,
+            degree,
+            rank,
+            epsilon,
+            _core.polynomial_rounding(coefficients, radius, self.unit, 0.0),
+            cost=rank * self.cost_feature,
+            cost_exact=self.cost_exact,
+        )
+
+    def best_degree(self, radius: float) -> int:
+        """The one with the least error of a weight; rounding grows with the degree."""
+        best, least = 0, float("inf")
+        for degree in range(MOST_DEGREE + 1):
+            head = self.of_degree(radius, degree)
+            if head.error < least:
+                best, least = degree, head.error
+            if head.epsilon < head.rounding:
+                break
+        return best
+
+
+def backward_products(head_dim: int, value_dim: int) -> float:
+    """Cost of the products of a backward pass in those of the forward pass."""
+    return (2 * (value_dim + 1) * head_dim + value_dim) / (value_dim + 2)
+
+
+def visible_share(inputs: AttentionInputs) -> float:
+    """About which share of the pairs of query and key is seen."""
+    n_q, n_kv = inputs.query.shape[2], inputs.key.shape[2]
+    share = 1.0
+    if inputs.mask is not None:
+        kind, parts = inputs.mask[0], cast(tuple[Any, ...], inputs.mask[1:])
+        if kind == "RowWindow":
+            share = float(np.mean(parts[1] - parts[0])) / max(n_kv, 1)
+        elif kind in ("SlidingWindow", "Longformer"):
+            tokens = parts[1].size if kind == "Longformer" else 0
+            share = min((2 * parts[0] + 2 * tokens) / max(n_kv, 1), 1.0)
+        elif kind in ("DistinctRows", "DistinctColumns"):
+            share = float(np.mean(np.mean(parts[1], axis=1)[parts[0]])) if n_q and n_kv else 0.0
+    return share / 2 if inputs.is_causal else share
