@@ -81,6 +81,13 @@ py::dict plan_of(const Doubles& query_norms, const Doubles& key_norms, index_t h
   return result;
 }
 
+std::array<double, 2> rates_of(bool is_double) {
+  const py::gil_scoped_release nogil;
+  const PolynomialRates rates =
+      polynomial_rates(is_double ? cost_model<double>() : cost_model<float>());
+  return {rates.exact, rates.feature};
+}
+
 }  // namespace
 
 void register_polynomial(py::module_& module) {
@@ -94,6 +101,7 @@ void register_polynomial(py::module_& module) {
   module.def("feature_count", &feature_count, arg("head_dim"), arg("degree"));
   module.def("logit_range", &logit_range, arg("query"), arg("key"), arg("scale"), arg("is_causal"),
              arg("left_out"), arg("sampled_rows"), arg("num_threads"));
+  module.def("polynomial_rates", &rates_of, arg("is_double"));
   module.def("degree_radii", &radii_of, arg("head_dim"), arg("epsilon"), arg("unit"),
              arg("mean_zero"), arg("most_features"));
   module.def("plan_polynomial", &plan_of, arg("query_norms"), arg("key_norms"), arg("head_dim"),

@@ -83,7 +83,10 @@ index_t most_useful_features(const Costs& costs) {
 
 }  // namespace
 
-PolynomialRates polynomial_rates(const CostModel& model) { return {model.exact, model.exact}; }
+PolynomialRates polynomial_rates(const CostModel& model) {
+  constexpr double kFeature = 2.2;
+  return {model.exact, kFeature * model.direct};
+}
 
 std::vector<double> degree_radii(const PolynomialProblem& problem, index_t most_features) {
   require_problem("degree_radii", problem);

@@ -9,7 +9,6 @@ import numpy as np
 
 from . import _core
 from ._layout import AttentionInputs
-from .cost_model import cost_model
 
 #: Tolerance when neither a degree nor a tolerance is asked for.
 DEFAULT_TOL = 1e-3
@@ -26,11 +25,8 @@ MOST_NUMBERS = 1 << 26
 #: Rows that the range of the logits is sampled at for a report.
 SAMPLED_ROWS = 64
 
-#: Products with features, packing and sums included, in direct multiply-adds of the cost model.
-#: Measured at n = 32,768 with 8 and 64 channels, as the two below.
-FEATURE = 3.0
-
 #: Nanoseconds that exact columns take for each query, and exact rows for each key, however few.
+#: Measured at n = 32,768 with 8 and 64 channels.
 ANY_COLUMNS, ANY_ROWS = 350.0, 150.0
 
 #: Cost of exact_attention_backward in calls of exact_attention.
@@ -138,12 +134,11 @@ class Chooser:
         self.tol = tol
         self.head_dim, self.value_dim = inputs.query.shape[3], inputs.value.shape[3]
         self.unit = float(np.finfo(inputs.compute).eps) / 2
-        model = cost_model(inputs.compute)
-        self.rates = model.exact, FEATURE * model.direct
+        self.rates = _core.polynomial_rates(inputs.compute == np.float64)
         self.share = visible_share(inputs)
         self.takes_columns = not backward and (inputs.mask is None or inputs.mask[0] != "RowChange")
         n_q, n_kv = inputs.query.shape[2], inputs.key.shape[2]
-        self.cost_exact = n_q * n_kv * self.share * (self.head_dim + self.value_dim) * model.exact
+        self.cost_exact = n_q * n_kv * self.share * (self.head_dim + self.value_dim) * self.rates[0]
         self.cost_feature = (n_q + n_kv) * (self.value_dim + 2) * self.rates[1]
         self.cost_columns, self.cost_rows = ANY_COLUMNS * n_q, ANY_ROWS * n_kv
         if backward:

@@ -13,7 +13,6 @@ import numpy as np
 
 from . import _core, _layout, _validate
 from ._entries_report import BoundedEntries
-from .cost_model import cost_model
 from .masks import Mask
 
 
@@ -70,7 +69,7 @@ def bounded_entries(
     Notes
     -----
     Time O((n_q + n_kv) d + sample_rows n_kv d) a head, and the sorting of the norms; memory
-    O(n_q + n_kv). Costs count multiply-adds at the rate that `cost_model` has for exact attention.
+    O(n_q + n_kv). Costs count multiply-adds, at rates that follow from `cost_model`.
 
     Standard-normal Q and K are on the wrong side: their largest entries grow like
     ``sqrt(2 log(n d))``, and the scale adds a factor ``d^(1/4)``.
@@ -129,19 +128,18 @@ def bounded_entries(
     balanced = to_paper * np.sqrt(largest_query) * np.sqrt(largest_key)
     threshold = math.sqrt(math.log(max(n_kv, 1)))
 
-    model = cost_model(query.dtype)
-    mean_zero = not is_causal and attn_mask is None
+    rates = _core.polynomial_rates(query.dtype == np.float64)
     pairs = seen * (seen + 1) / 2 + (n_q - seen) * seen if is_causal else n_q * n_kv
     unit = float(np.finfo(query.dtype).eps) / 2
     shape = (*radius.shape, len(errors))
     degrees, ranks = np.full(shape, -1), np.full(shape, -1)
     shares, seconds = np.ones(shape), np.zeros(shape)
-    exact_seconds = 1e-9 * model.exact * pairs * (d + value_dim)
+    exact_seconds = 1e-9 * rates[0] * pairs * (d + value_dim)
     for e, epsilon in enumerate(errors):
-        radii = _core.degree_radii(d, epsilon, unit, mean_zero, max(n_q, seen))
+        radii = _core.degree_radii(d, epsilon, unit, False, max(n_q, seen))
         for head in np.ndindex(radius.shape):
             at = (*head, e)
-            degree = _core.polynomial_degree(epsilon, radius[head], unit, mean_zero)
+            degree = _core.polynomial_degree(epsilon, radius[head], unit, False)
             if degree is not None:
                 degrees[at] = degree
                 ranks[at] = _core.feature_count(d, degree)
@@ -153,8 +151,8 @@ def bounded_entries(
                 pairs / max(n_q * seen, 1),
                 epsilon,
                 unit,
-                mean_zero,
-                (model.exact, model.exact),
+                False,
+                rates,
                 radii,
             )
             rows, columns = n_q - len(plan["exact_rows"]), seen - len(plan["exact_columns"])
