@@ -158,6 +158,27 @@ std::function<void()> exact(index_t n, index_t d) {
   };
 }
 
+std::function<void()> windowed(index_t n, index_t d, index_t size) {
+  return [p = std::make_shared<HeadProblem>(n, d), size] {
+    AttentionOptions options;
+    options.mask = masks::SlidingWindow{size};
+    exact_attention<float>(p->view(p->query), p->view(p->key), p->view(p->value), p->output(), {},
+                           options, {}, kOneThread);
+  };
+}
+
+std::function<void()> polynomial(index_t n, index_t d, index_t degree) {
+  return [p = std::make_shared<HeadProblem>(n, d),
+          of_head =
+              std::vector<HeadPolynomial>{{exp_polynomial(degree, 1).coefficients, {}, {}, {}}}] {
+    AttentionOptions options;
+    options.scale = 0.01;
+    options.is_causal = true;
+    (void)polynomial_attention<float>(p->view(p->query), p->view(p->key), p->view(p->value),
+                                      p->output(), {}, of_head, options, {}, kOneThread);
+  };
+}
+
 struct Case {
   const char* name;
   std::function<void()> (*make)();
@@ -176,6 +197,8 @@ const Case kCases[] = {
     {"row_sums", [] { return sums(8192, 16); }},
     {"recover_basis", [] { return recovery(2048, 64); }},
     {"exact_attention", [] { return exact(512, 64); }},
+    {"exact_attention_windowed", [] { return windowed(1024, 64, 64); }},
+    {"polynomial_attention", [] { return polynomial(1024, 8, 4); }},
 };
 
 }  // namespace
