@@ -35,10 +35,13 @@ bool fits(const PolynomialProblem& problem, index_t degree, double radius) {
 struct Costs {
   double queries, keys, pair, feature_row;
 
-  /// With so many rows and columns left to the polynomial.
+  /// With so many rows and columns left to the polynomial. Listed rows and columns are gathered.
   [[nodiscard]] double of(double rows, double columns, double features) const {
-    return pair * (queries * keys - rows * columns) + feature_row * features * (rows + columns);
+    constexpr double kGathered = 2;
+    return kGathered * pair * (queries * keys - rows * columns) +
+           feature_row * features * (rows + columns);
   }
+  [[nodiscard]] double of_all_exact() const { return pair * queries * keys; }
 };
 
 struct Choice {
@@ -76,8 +79,7 @@ std::vector<index_t> longer(std::span<const double> norms, double limit) {
 
 /// From so many features on no choice of rows and columns is cheaper than exact attention.
 index_t most_useful_features(const Costs& costs) {
-  const double most =
-      costs.pair * costs.queries * costs.keys / (costs.feature_row * (costs.queries + costs.keys));
+  const double most = costs.of_all_exact() / (costs.feature_row * (costs.queries + costs.keys));
   return std::isfinite(most) ? static_cast<index_t>(std::min(most, 1e15)) : 0;
 }
 
@@ -123,7 +125,7 @@ PolynomialPlan plan_polynomial(std::span<const double> query_norms,
                         static_cast<double>(problem.head_dim + problem.value_dim),
                     rates.feature * static_cast<double>(problem.value_dim + 2)};
   PolynomialPlan plan;
-  plan.cost_exact = plan.cost_polynomial = costs.of(0, 0, 0);
+  plan.cost_exact = plan.cost_polynomial = costs.of_all_exact();
 
   std::vector<double> own;
   if (radii.empty()) {

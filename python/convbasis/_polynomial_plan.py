@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, cast
 
@@ -105,12 +106,14 @@ def make_plan(
     tol: float | None,
     threads: int,
     *,
+    finite: bool = True,
     sample: bool = False,
     backward: bool = False,
 ) -> PolynomialPlan:
     """Bound the logits of every head in O(n d), then choose its polynomial.
 
-    A `backward` pass costs more, and takes no rows and columns exactly.
+    A `backward` pass costs more, and takes no rows and columns exactly. Without `finite` query and
+    key may hold NaN or infinity, of which there is no bound: all heads miss.
     """
     sampled_rows = SAMPLED_ROWS if sample else 0
     centre, query_norms, key_norms, radius, sampled = _core.logit_range(
@@ -119,9 +122,12 @@ def make_plan(
     group = inputs.heads[1] // max(inputs.key.shape[1], 1)
     chooser = Chooser(inputs, tol, backward)
     heads = []
+    if not finite:
+        radius = np.full(radius.shape, np.inf)
     for b, h in np.ndindex(inputs.heads):
         norms = query_norms[b, h], key_norms[b, h // group]
-        head = chooser.cheapest(*norms) if degree is None and tol is not None else None
+        chosen = finite and degree is None and tol is not None
+        head = chooser.cheapest(*norms) if chosen else None
         heads.append(head or chooser.of_radius(float(radius[b, h]), degree))
     exists = np.array([head.coefficients is not None for head in heads], dtype=bool)
     return PolynomialPlan(heads, centre, exists.reshape(inputs.heads), sampled)
@@ -147,7 +153,7 @@ class Chooser:
         self.radii: list[float] = []
         if tol is not None:
             most = min(self.cost_exact / max(self.cost_feature, 1e-9), self.most_features)
-            self.radii = _core.degree_radii(self.head_dim, tol, self.unit, False, int(most) + 1)
+            self.radii = radii_of(self.head_dim, tol, self.unit, int(most) + 1)
 
     @property
     def most_features(self) -> int:
@@ -232,6 +238,19 @@ class Chooser:
             if head.epsilon < head.rounding:
                 break
         return best
+
+
+def radii_of(head_dim: int, tol: float, unit: float, most_features: int) -> list[float]:
+    """The largest radius at which each degree reaches `tol`, for up to so many features."""
+    radii = radii_of_degrees(tol, unit)
+    useful = [_core.feature_count(head_dim, g) <= most_features for g in range(len(radii))]
+    return list(radii[: sum(useful)])
+
+
+@functools.lru_cache(maxsize=64)
+def radii_of_degrees(tol: float, unit: float) -> tuple[float, ...]:
+    """The same of every degree: milliseconds, once for each tolerance."""
+    return tuple(_core.degree_radii(1, tol, unit, False, MOST_DEGREE + 1))
 
 
 def backward_products(head_dim: int, value_dim: int) -> float:

@@ -13,6 +13,7 @@ import numpy as np
 
 from . import _core, _layout, _validate
 from ._entries_report import BoundedEntries
+from ._polynomial_plan import radii_of
 from .masks import Mask
 
 
@@ -136,7 +137,7 @@ def bounded_entries(
     shares, seconds = np.ones(shape), np.zeros(shape)
     exact_seconds = 1e-9 * rates[0] * pairs * (d + value_dim)
     for e, epsilon in enumerate(errors):
-        radii = _core.degree_radii(d, epsilon, unit, False, max(n_q, seen))
+        radii = radii_of(d, epsilon, unit, max(n_q, seen))
         for head in np.ndindex(radius.shape):
             at = (*head, e)
             degree = _core.polynomial_degree(epsilon, radius[head], unit, False)
@@ -183,15 +184,19 @@ def bounded_entries(
 
 
 def relative_errors(function: str, epsilons: object) -> tuple[float, ...]:
-    """`epsilons` as numbers above 0."""
+    """`epsilons` as numbers between 0 and 1."""
     if not isinstance(epsilons, (Sequence, np.ndarray)) or isinstance(epsilons, str):
         raise _validate.wrong(
             function, "epsilons", "is no sequence", "numbers", type(epsilons).__name__, TypeError
         )
     errors = tuple(_validate.number(function, "epsilons", epsilon) for epsilon in epsilons)
-    if not errors or min(errors) <= 0.0:
+    if not errors or min(errors) <= 0.0 or max(errors) >= 1.0:
         raise _validate.wrong(
-            function, "epsilons", "are not positive", "at least one number, all above 0", errors
+            function,
+            "epsilons",
+            "are no errors",
+            "at least one number, all between 0 and 1",
+            errors,
         )
     return errors
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from . import _core, _layout, _validate
 from ._judge import Sample
-from ._polynomial_plan import DEFAULT_TOL, MOST_DEGREE, PolynomialPlan, make_plan
+from ._polynomial_plan import DEFAULT_TOL, MOST_DEGREE, MOST_RADIUS, PolynomialPlan, make_plan
 from ._run import exactly, result_arrays, results
 from .masks import Mask
 from .polynomial_report import PolynomialReport
@@ -62,17 +62,19 @@ def polynomial_attention(
     attn_mask, dropout_p, is_causal, scale, enable_gqa
         As in `exact_attention`.
     degree : int, optional
-        Of the polynomial, 0 to 40, whatever it costs. Default: the least that reaches `tol`.
+        Of the polynomial, 0 to 40, whatever it costs and however it errs: see the report's
+        `error_bound`. Default: the least that reaches `tol`.
     tol : float, optional
         Largest relative error of any weight before the division, certified, rounding included;
-        the output then errs by at most ``2 tol / (1 - tol) max|V|``. Default: 1e-3, or with a
-        `degree` no judgement.
+        below 1; the output then errs by at most ``2 tol / (1 - tol) max|V|``, besides its own
+        rounding to float16 or bfloat16. Default: 1e-3, or with a `degree` no judgement.
     on_miss : {"exact", "error", "keep"}
         What happens to heads for which `tol` is out of reach, or, without a `degree`, takes so
         many features that exact attention is cheaper: computed exactly, an exception, or the
         polynomial all the same (of the degree with the least error where `tol` is out of reach).
         Heads whose logits may be beyond 40, or whose features take too much memory, are never
-        kept but computed exactly.
+        kept but computed exactly. Others than "exact" need a `tol` when a `degree` is given.
+        What pays follows from `cost_model`: fix it for choices that can be repeated.
     check_finite, out, return_lse, num_threads
         As in `conv_attention`.
     return_report : bool
@@ -176,7 +178,15 @@ def polynomial_settings(
     tol = _validate.tolerance(function, tol)
     if degree is None and tol is None:
         tol = DEFAULT_TOL
+    elif tol is not None and tol >= 1.0:
+        raise _validate.wrong(
+            function, "tol", "bounds no error", "a relative error of weights below 1", tol
+        )
     on_miss = _validate.choice(function, "on_miss", on_miss, ("exact", "error", "keep"))
+    if on_miss != "exact" and tol is None:
+        raise _validate.wrong(
+            function, "on_miss", "is set, but nothing is judged", "a tol with it", "tol=None"
+        )
     check_finite = _validate.flag(function, "check_finite", check_finite)
     threads = _validate.threads(function, num_threads)
     return PolynomialSettings(function, degree, tol, on_miss, check_finite, threads)
@@ -190,8 +200,15 @@ def choose(
     backward: bool = False,
 ) -> PolynomialPlan:
     """The plan after `on_miss`."""
+    parts = [inputs.query, inputs.key]
     plan = make_plan(
-        inputs, wanted.degree, wanted.tol, wanted.threads, sample=sample, backward=backward
+        inputs,
+        wanted.degree,
+        wanted.tol,
+        wanted.threads,
+        finite=wanted.check_finite or _core.first_not_finite(parts, wanted.threads) == len(parts),
+        sample=sample,
+        backward=backward,
     )
     if wanted.on_miss == "error" and plan.of("missed").any():
         raise tolerance_missed(inputs, plan, wanted)
@@ -221,6 +238,11 @@ def attend(
     )
 
 
+def half_unit(dtype: np.dtype[Any]) -> float:
+    """The largest relative error of rounding to float16 or bfloat16."""
+    return 2.0**-11 if dtype == np.float16 else 2.0**-8
+
+
 def tolerance_missed(
     inputs: _layout.AttentionInputs, plan: PolynomialPlan, wanted: PolynomialSettings
 ) -> ToleranceMissed:
@@ -229,19 +251,20 @@ def tolerance_missed(
     first = plan.heads[flat[0]]
     place = np.unravel_index(flat[0], inputs.lead) if inputs.lead else ()
     where = f"head {tuple(int(i) for i in place)}" if place else "the head"
-    if first.coefficients is None:
-        found = f"logits of up to {first.radius:.3g}, beyond any polynomial"
+    logits = f"logits of up to {first.radius:.3g}"
+    if first.coefficients is None and not first.radius <= MOST_RADIUS:
+        found = f"{logits}, beyond any polynomial"
+    elif first.coefficients is None:
+        found = f"{logits}, for which the features take too much memory"
     elif wanted.tol is not None and not first.error <= wanted.tol:
-        found = f"{first.error:.3g} with logits of up to {first.radius:.3g}"
+        found = f"{logits}, and with degree {first.degree} an error of {first.error:.3g}"
     else:
-        found = (
-            f"{first.rank} features with logits of up to {first.radius:.3g}, which take longer "
-            "than exact attention"
-        )
+        found = f"{logits}, whose {first.rank} features take longer than exact attention"
     return ToleranceMissed(
         f"[{wanted.function}] tol is missed by {flat.size} of {len(plan.heads)} heads; expected "
-        f"weights with a relative error of at most {wanted.tol:g} for less than exact attention; "
-        f"got, in {where}, {found}"
+        f"weights with a relative error of at most {wanted.tol:g}, and in less time than exact "
+        f"attention where the degree is free; got, in {where}, {found}. on_miss='exact' computes "
+        "such heads exactly"
     )
 
 
@@ -263,6 +286,8 @@ def account(
     error = plan.of("epsilon") + plan.of("rounding")
     below = np.where(error < 1.0, error, 0.0)
     bound = np.where(error < 1.0, 2.0 * below / (1.0 - below) * largest, np.inf)
+    if inputs.dtype != inputs.compute:  # the output is rounded to it
+        bound = bound + half_unit(inputs.dtype) * (largest + bound)
     restore, exact = inputs.restore, ~plan.by_polynomial
     return PolynomialReport(
         method="exact" if exact.all() and exact.size else "polynomial",

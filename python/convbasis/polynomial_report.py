@@ -30,14 +30,14 @@ class PolynomialReport:
         such rows and columns, how far the bound is from the truth.
     degree, rank : array of int
         Of the polynomial that was looked at last, and its features, ``C(d + degree, degree)``;
-        -1 and 0 where the logits are beyond any polynomial.
+        -1 and 0 where the logits are beyond any polynomial, or features take too much memory.
     epsilon : array of float
         Certified relative error of any weight by the polynomial.
     rounding : array of float
         What rounding adds to it.
     error_bound : array of float
-        Of ``max|Y - Y~|``: ``2 t / (1 - t) max|V|`` with ``t = epsilon + rounding``; infinite from
-        t = 1 on, 0 for heads computed exactly.
+        Of ``max|Y - Y~|``: ``2 t / (1 - t) max|V|`` with ``t = epsilon + rounding``, and what the
+        output loses as float16 or bfloat16; infinite from t = 1 on, 0 for heads computed exactly.
     error_estimate, error_interval, unseen_share
         As in `Report`.
     rows_exact, columns_exact : array of int
@@ -108,13 +108,16 @@ class PolynomialReport:
                 return np.asarray(getattr(self, name))[head]
 
             low, high = of("error_interval")
+            polynomial = [
+                str(of("degree")),
+                str(of("rank")),
+                f"{of('epsilon') + of('rounding'):.2e}",
+            ]
             cells = [
                 ", ".join(map(str, head)) or "-",
                 "exactly" if of("exact_mask") else "by polynomial",
                 f"{of('radius'):.3g} ({of('sampled_radius'):.3g})",
-                str(of("degree")),
-                str(of("rank")),
-                f"{of('epsilon') + of('rounding'):.2e}",
+                *(["-"] * 3 if of("exact_mask") else polynomial),
                 f"{of('error_bound'):.2e}",
                 f"{of('error_estimate'):.2e} ({low:.2e} to {high:.2e})",
                 str(of("rows_exact")),

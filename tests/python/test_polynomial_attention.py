@@ -272,6 +272,38 @@ def test_a_degree_is_taken_whatever_it_costs():
     assert np.abs(out - judged).max() < 1e-6
 
 
+@pytest.mark.parametrize("name", ["query", "key"])
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_nothing_is_promised_for_nan(name, is_causal, cheap_features):
+    """Unchecked NaN has no bound: the head is computed exactly, where NaN spreads."""
+    arrays = dict(zip(("query", "key", "value"), uniform(600, 600, 4), strict=True))
+    arrays[name][9] = np.nan
+    call = {**arrays, "is_causal": is_causal, "check_finite": False}
+    out, report = cb.polynomial_attention(**call, return_report=True)
+    assert report.heads_exact == 1
+    assert np.isnan(out[9]).all()
+    with pytest.raises(cb.ToleranceMissed, match="beyond any polynomial"):
+        cb.polynomial_attention(**call, on_miss="error", tol=0.1)
+
+
+def test_messages_tell_why_a_head_misses():
+    small = uniform(300, 300, 8)
+    with pytest.raises(cb.ToleranceMissed, match=r"features take too much memory\. on_miss="):
+        cb.polynomial_attention(*small, degree=40, tol=0.1, on_miss="error")
+    large = uniform(300, 300, 8, spread=1.2)
+    with pytest.raises(cb.ToleranceMissed, match=r"with degree 2 an error of 0\.\d+"):
+        cb.polynomial_attention(*large, degree=2, tol=0.01, on_miss="error")
+
+
+def test_the_bound_counts_what_half_precision_loses(cheap_features):
+    arrays = [array.astype(np.float16) for array in uniform(900, 900, 4, spread=0.5)]
+    out, report = cb.polynomial_attention(*arrays, tol=1e-5, on_miss="keep", return_report=True)
+    exact = reference.attention(*(array.astype(np.float64) for array in arrays))[0]
+    assert report.heads_exact == 0
+    error = np.abs(out.astype(np.float64) - exact).max()
+    assert 2e-5 < error <= report.error_bound
+
+
 def test_report_is_json_and_a_table():
     arrays = uniform(50, 50, 3, lead=(2,))
     _, report = cb.polynomial_attention(*arrays, degree=4, return_report=True)
@@ -288,6 +320,8 @@ def test_report_is_json_and_a_table():
         ({"tol": -1.0}, ValueError, "tol"),
         ({"tol": 0.0}, ValueError, "tol is not positive"),
         ({"on_miss": "pass"}, ValueError, "on_miss"),
+        ({"on_miss": "keep", "degree": 2}, ValueError, "on_miss"),
+        ({"tol": 1.0}, ValueError, "tol"),
         ({"dropout_p": 0.5}, NotImplementedError, "dropout_p"),
         ({"attn_mask": np.ones((4, 4), bool)}, NotImplementedError, "attn_mask"),
         ({"attn_mask": masks.RowWindow([0], [1])}, ValueError, "mask"),
