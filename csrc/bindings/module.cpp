@@ -28,4 +28,5 @@ PYBIND11_MODULE(_core, module, pybind11::mod_gil_not_used()) {
   register_cost(module);
   register_info(module);
   register_polynomial(module);
+  register_sparsify(module);
 }

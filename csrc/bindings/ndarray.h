@@ -138,5 +138,6 @@ void register_basis(py::module_& module);
 void register_cost(py::module_& module);
 void register_info(py::module_& module);
 void register_polynomial(py::module_& module);
+void register_sparsify(py::module_& module);
 
 }  // namespace convbasis::bindings

@@ -33,6 +33,7 @@ except ImportError as error:
 
 from . import masks, problems, reference
 from ._entries_report import BoundedEntries
+from ._sparsified import Sparsified
 from .attention import conv_attention, exact_attention
 from .backward import conv_attention_backward, exact_attention_backward
 from .basis import ConvBasis
@@ -42,6 +43,7 @@ from .decompose import decompose
 from .device import build_info, cuda_available
 from .recover import RecoverOptions, recover_basis
 from .report import BackwardReport, Report, ToleranceMissed
+from .sparsify import sparsify_features
 from .toeplitz import conv_matmul, toeplitz_matmul
 from .training import attention_loss
 
@@ -54,6 +56,7 @@ __all__ = [
     "CostModel",
     "RecoverOptions",
     "Report",
+    "Sparsified",
     "ToleranceMissed",
     "__version__",
     "attention_loss",
@@ -73,6 +76,7 @@ __all__ = [
     "recover_basis",
     "reference",
     "set_cost_model",
+    "sparsify_features",
     "toeplitz_matmul",
 ]
 

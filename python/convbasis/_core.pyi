@@ -168,6 +168,15 @@ def logit_range(
     sampled_rows: int,
     num_threads: int,
 ) -> tuple[_Floats, _Floats, _Floats, _Floats, _Floats]: ...
+def dense_quadratic_forms(x: _Floats, matrix: _Floats, num_threads: int) -> _Floats: ...
+def sparse_quadratic_forms(
+    num_rows: int,
+    starts: _Ints,
+    rows: _Ints,
+    values: _Floats,
+    matrix: _Floats,
+    num_threads: int,
+) -> _Floats: ...
 def degree_radii(
     head_dim: int, epsilon: float, unit: float, mean_zero: bool, most_features: int
 ) -> list[float]: ...

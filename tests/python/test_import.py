@@ -25,6 +25,7 @@ def test_the_public_names():
         "CostModel",
         "RecoverOptions",
         "Report",
+        "Sparsified",
         "ToleranceMissed",
         "__version__",
         "attention_loss",
@@ -44,6 +45,7 @@ def test_the_public_names():
         "recover_basis",
         "reference",
         "set_cost_model",
+        "sparsify_features",
         "toeplitz_matmul",
     }
     for name in cb.__all__:

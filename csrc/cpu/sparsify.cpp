@@ -1,0 +1,125 @@
+#include "convbasis/sparsify.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "core/buffer.h"
+#include "core/shape.h"
+#include "core/thread_pool.h"
+#include "cpu/blas.h"
+
+namespace convbasis {
+namespace {
+
+constexpr index_t kBlock = 256;  ///< columns of a matrix product
+
+/// One product of entries by index costs about as much as this many inside a matrix product.
+constexpr index_t kGather = 16;
+
+std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
+
+/// Forms of `count` dense columns, through matrix * columns in `product`.
+void dense_forms(const View<const double, 2>& matrix, blas::Matrix<const double> columns,
+                 index_t count, double* product, double* forms) {
+  const index_t n = matrix.shape[0];
+  blas::multiply<double>(n, count, n, 1.0, {matrix.data, matrix.strides[0]}, columns, 0.0,
+                         {product, count});
+  std::fill_n(forms, count, 0.0);
+  for (index_t i = 0; i < n; ++i) {
+    const double *x = columns.data + i * columns.stride, *y = product + i * count;
+    for (index_t j = 0; j < count; ++j) forms[j] += x[j] * y[j];
+  }
+}
+
+double sparse_form(const SparseColumns& x, const View<const double, 2>& matrix, index_t column) {
+  const index_t first = x.starts[at(column)], last = x.starts[at(column + 1)];
+  double form = 0;
+  for (index_t a = first; a < last; ++a) {
+    const double* row = matrix.data + x.rows[at(a)] * matrix.strides[0];
+    double below = 0;
+    for (index_t b = first; b < a; ++b) below += row[x.rows[at(b)]] * x.values[at(b)];
+    form += x.values[at(a)] * (2 * below + row[x.rows[at(a)]] * x.values[at(a)]);
+  }
+  return form;
+}
+
+/// What pairs of entries of the columns cost, in multiply-adds of a matrix product.
+index_t cost_of_pairs(const SparseColumns& x, index_t first, index_t last) {
+  index_t cost = 0;
+  for (index_t j = first; j < last; ++j) {
+    const index_t entries = x.starts[at(j + 1)] - x.starts[at(j)];
+    cost += entries * (entries + 1) / 2 * kGather;
+  }
+  return cost;
+}
+
+void check(const View<const double, 2>& x) {
+  require(x.strides[1] == 1 || x.shape[1] <= 1, "quadratic_forms",
+          "columns has rows with gaps; expected contiguous rows");
+}
+
+void check(const SparseColumns& x) {
+  const auto rule = [](bool holds, const char* message) {
+    require(holds, "quadratic_forms", message);
+  };
+  const auto entries = static_cast<index_t>(x.values.size());
+  rule(!x.starts.empty() && x.starts.front() == 0 && x.starts.back() == entries &&
+           std::is_sorted(x.starts.begin(), x.starts.end()),
+       "starts does not divide the entries; expected 0 <= ... <= their number");
+  rule(static_cast<index_t>(x.rows.size()) == entries,
+       "rows has another length than values; expected one row for every value");
+  rule(std::all_of(x.rows.begin(), x.rows.end(),
+                   [&](index_t row) { return 0 <= row && row < x.num_rows; }),
+       "rows has entries outside of the matrix; expected 0 <= row < num_rows");
+}
+
+index_t rows_of(const View<const double, 2>& x) { return x.shape[0]; }
+index_t rows_of(const SparseColumns& x) { return x.num_rows; }
+index_t count_of(const View<const double, 2>& x) { return x.shape[1]; }
+index_t count_of(const SparseColumns& x) { return static_cast<index_t>(x.starts.size()) - 1; }
+
+/// Forms of columns [first, last).
+void block_forms(const View<const double, 2>& x, const View<const double, 2>& matrix, index_t first,
+                 index_t last, double* forms) {
+  Buffer<double> product(x.shape[0] * (last - first));
+  dense_forms(matrix, {x.data + first, x.strides[0]}, last - first, product.data(), forms);
+}
+
+void block_forms(const SparseColumns& x, const View<const double, 2>& matrix, index_t first,
+                 index_t last, double* forms) {
+  const index_t n = x.num_rows, count = last - first;
+  if (cost_of_pairs(x, first, last) <= n * n * count) {
+    for (index_t j = first; j < last; ++j) forms[j - first] = sparse_form(x, matrix, j);
+    return;
+  }
+  Buffer<double> dense(n * count), product(n * count);
+  std::fill_n(dense.data(), n * count, 0.0);
+  for (index_t j = first; j < last; ++j)
+    for (index_t a = x.starts[at(j)]; a < x.starts[at(j + 1)]; ++a)
+      dense[x.rows[at(a)] * count + j - first] += x.values[at(a)];
+  dense_forms(matrix, {dense.data(), count}, count, product.data(), forms);
+}
+
+}  // namespace
+
+void quadratic_forms(const Columns& columns, View<const double, 2> matrix, std::span<double> forms,
+                     const Exec& exec) {
+  std::visit(
+      [&](const auto& x) {
+        check(x);
+        const index_t n = rows_of(x), count = count_of(x);
+        require_shape("quadratic_forms", "matrix", matrix.shape, {n, n}, "to match columns");
+        require(matrix.strides[1] == 1 || n <= 1, "quadratic_forms",
+                "matrix has rows with gaps; expected contiguous rows");
+        require(static_cast<index_t>(forms.size()) == count, "quadratic_forms",
+                "forms has " + std::to_string(forms.size()) + " elements; expected " +
+                    std::to_string(count));
+        parallel_for(exec, ceil_div(count, kBlock), [&](index_t block, int) {
+          const index_t first = block * kBlock, last = std::min(first + kBlock, count);
+          block_forms(x, matrix, first, last, forms.data() + first);
+        });
+      },
+      columns);
+}
+
+}  // namespace convbasis

@@ -1,0 +1,27 @@
+#pragma once
+
+#include <span>
+#include <variant>
+
+#include "convbasis/types.h"
+
+namespace convbasis {
+
+/// The columns of a sparse matrix one after another (CSC).
+struct SparseColumns {
+  index_t num_rows = 0;
+  std::span<const index_t> starts;  ///< (d + 1); column j is [starts[j], starts[j + 1]) of the rest
+  std::span<const index_t> rows;    ///< row of every entry; repeated rows add up
+  std::span<const double> values;
+};
+
+/// The columns of a matrix (n, d): dense, each row contiguous, or sparse.
+using Columns = std::variant<View<const double, 2>, SparseColumns>;
+
+/// x_j^T M x_j of every column, M symmetric (n, n): leverage scores and slacks between barriers are
+/// such forms. Of sparse columns, O(sum of nnz_j^2) at most, or by dense blocks where those are
+/// cheaper; else O(n^2 d) as matrix products. forms (d).
+void quadratic_forms(const Columns& columns, View<const double, 2> matrix, std::span<double> forms,
+                     const Exec& exec = {});
+
+}  // namespace convbasis
