@@ -33,6 +33,18 @@ py::array_t<double> sparse_forms(index_t num_rows, const Indices& starts, const 
   return forms_of(columns, matrix, count, num_threads);
 }
 
+/// inverses and squares, (2, k, k) each
+py::tuple inverses_of(const py::array& matrix, double low, double high, int num_threads) {
+  const auto m = input<double, 2>(matrix, "matrix");
+  const index_t k = m.shape[0];
+  auto inverses = make_array<double>({2, k, k}), squares = make_array<double>({2, k, k});
+  const auto inverse = contiguous_view<double, 3>(inverses.mutable_data(), {2, k, k});
+  const auto square = contiguous_view<double, 3>(squares.mutable_data(), {2, k, k});
+  run(num_threads,
+      [&](const Exec& exec) { barrier_inverses(m, low, high, inverse, square, exec); });
+  return py::make_tuple(inverses, squares);
+}
+
 }  // namespace
 
 void register_sparsify(py::module_& module) {
@@ -40,6 +52,8 @@ void register_sparsify(py::module_& module) {
   module.def("dense_quadratic_forms", &dense_forms, arg("x"), arg("matrix"), arg("num_threads"));
   module.def("sparse_quadratic_forms", &sparse_forms, arg("num_rows"), arg("starts"), arg("rows"),
              arg("values"), arg("matrix"), arg("num_threads"));
+  module.def("barrier_inverses", &inverses_of, arg("matrix"), arg("low"), arg("high"),
+             arg("num_threads"));
 }
 
 }  // namespace convbasis::bindings

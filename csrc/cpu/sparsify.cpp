@@ -122,4 +122,25 @@ void quadratic_forms(const Columns& columns, View<const double, 2> matrix, std::
       columns);
 }
 
+void barrier_inverses(View<const double, 2> matrix, double low, double high,
+                      View<double, 3> inverses, View<double, 3> squares, const Exec& exec) {
+  const index_t k = matrix.shape[0];
+  require_shape("barrier_inverses", "matrix", matrix.shape, {k, k}, "a square");
+  require_shape("barrier_inverses", "inverses", inverses.shape, {2, k, k}, "to match matrix");
+  require_shape("barrier_inverses", "squares", squares.shape, {2, k, k}, "to match matrix");
+  bool between[2] = {};
+  parallel_for(exec, 2, [&](index_t side, int) {
+    const double sign = side == 0 ? 1 : -1, barrier = side == 0 ? low : high;
+    double* inverse = inverses.data + side * k * k;
+    for (index_t i = 0; i < k; ++i)
+      for (index_t j = 0; j < k; ++j)
+        inverse[i * k + j] = sign * (matrix(i, j) - (i == j ? barrier : 0.0));
+    between[side] = blas::invert_positive_definite(k, {inverse, k});
+    blas::multiply<double>(k, k, k, 1.0, {inverse, k}, {inverse, k}, 0.0,
+                           {squares.data + side * k * k, k});
+  });
+  require(between[0] && between[1], "barrier_inverses",
+          "matrix is not between its barriers; expected low < matrix < high");
+}
+
 }  // namespace convbasis

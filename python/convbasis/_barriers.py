@@ -73,14 +73,15 @@ def barrier_sample(
     step_high = (root + 1) / (root - 1)
     low, high = -rank * root, rank * (root**2 + root) / (root - 1)
     potential_low, potential_high = rank / -low, rank / high
-    total, identity = np.zeros((rank, rank)), np.eye(rank)
+    total = np.zeros((rank, rank))
     for step in range(num_columns):
         low, high = low + 1.0, high + step_high
-        below = np.linalg.inv(total - low * identity)
-        above = np.linalg.inv(high * identity - total)
+        (below, above), (below_squared, above_squared) = _core.barrier_inverses(
+            total, low, high, columns.num_threads
+        )
         rise, fall = np.trace(below) - potential_low, potential_high - np.trace(above)
-        most = below @ below / rise - below
-        least = above @ above / fall + above
+        most = below_squared / rise - below
+        least = above_squared / fall + above
         best, v = candidates.largest(most - least)
         square = 2.0 / (v @ most @ v + v @ least @ v)
         squares[best] += square

@@ -177,6 +177,9 @@ def sparse_quadratic_forms(
     matrix: _Floats,
     num_threads: int,
 ) -> _Floats: ...
+def barrier_inverses(
+    matrix: _Floats, low: float, high: float, num_threads: int
+) -> tuple[_Floats, _Floats]: ...
 def degree_radii(
     head_dim: int, epsilon: float, unit: float, mean_zero: bool, most_features: int
 ) -> list[float]: ...

@@ -86,6 +86,30 @@ TEST(sparsify_repeated_rows_add_up) {
   CHECK(form == 100);
 }
 
+TEST(sparsify_inverses_invert) {
+  for (const index_t k : {1, 2, 17, 65}) {
+    const Problem p(k, 1, 1.0);
+    const double low = -3.0 * static_cast<double>(k), high = 4.0 * static_cast<double>(k);
+    std::vector<double> inverses(at(2 * k * k)), squares(at(2 * k * k));
+    barrier_inverses(p.matrix(), low, high, contiguous_view<double, 3>(inverses.data(), {2, k, k}),
+                     contiguous_view<double, 3>(squares.data(), {2, k, k}));
+    for (index_t side = 0; side < 2; ++side)
+      for (index_t i = 0; i < k; ++i)
+        for (index_t j = 0; j < k; ++j) {
+          double identity = 0, square = 0;
+          for (index_t c = 0; c < k; ++c) {
+            const double shifted = side == 0 ? p.m[at(i * k + c)] - (i == c ? low : 0)
+                                             : (i == c ? high : 0) - p.m[at(i * k + c)];
+            const double right = inverses[at((side * k + c) * k + j)];
+            identity += shifted * right;
+            square += inverses[at((side * k + i) * k + c)] * right;
+          }
+          CHECK_NEAR(identity, i == j ? 1.0 : 0.0, 1e-12);
+          CHECK_NEAR(squares[at((side * k + i) * k + j)], square, 1e-14);
+        }
+  }
+}
+
 TEST(sparsify_arguments_are_checked) {
   Problem p(3, 4, 1.0);
   std::vector<double> forms(4);
@@ -94,6 +118,12 @@ TEST(sparsify_arguments_are_checked) {
   CHECK_THROWS(call(other.dense()), InvalidArgument, "matrix has shape (3, 3); expected (2, 2)");
   CHECK_THROWS(quadratic_forms(p.dense(), p.matrix(), {forms.data(), 3}), InvalidArgument,
                "forms has 3 elements; expected 4");
+  double out[18];
+  const auto inverses = contiguous_view<double, 3>(out, {2, 3, 3});
+  CHECK_THROWS(barrier_inverses(p.matrix(), 0.0, 0.0, inverses, inverses), InvalidArgument,
+               "matrix is not between its barriers");
+  CHECK_THROWS(barrier_inverses(other.matrix(), -9.0, 9.0, inverses, inverses), InvalidArgument,
+               "inverses has shape (2, 3, 3); expected (2, 2, 2)");
   View<const double, 2> gaps{p.x.data(), {3, 2}, {4, 2}};
   CHECK_THROWS(call(gaps), InvalidArgument, "expected contiguous rows");
   p.entry_rows[1] = 3;

@@ -24,4 +24,10 @@ using Columns = std::variant<View<const double, 2>, SparseColumns>;
 void quadratic_forms(const Columns& columns, View<const double, 2> matrix, std::span<double> forms,
                      const Exec& exec = {});
 
+/// Inverses of A - low I and of high I - A, and the squares of those inverses: what a step between
+/// two barriers needs of A (k, k), symmetric. inverses and squares (2, k, k), contiguous. Throws
+/// InvalidArgument unless low < A < high. O(k^3).
+void barrier_inverses(View<const double, 2> matrix, double low, double high,
+                      View<double, 3> inverses, View<double, 3> squares, const Exec& exec = {});
+
 }  // namespace convbasis
