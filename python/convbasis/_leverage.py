@@ -46,7 +46,7 @@ def leverage_sample(
     and no direction is lost that only one column has.
     """
     scores = np.maximum(scores, 0.0)
-    kept = num_columns * scores >= scores.sum()
+    kept = num_columns * scores >= (1 - 1e-9) * scores.sum()  # a score of 1 may be rounded down
     draws = max(num_columns - int(kept.sum()), 0)
     squares = kept.astype(np.float64)
     rest = np.where(kept, 0.0, scores)

@@ -30,7 +30,7 @@ class Sparsified:
     total_columns : int
         d.
     rank : int
-        Of x; singular values up to 1e-6 of the largest count as zero.
+        Of x; singular values up to 1e-6 of the largest, with rows of norm 1, count as zero.
     epsilon_promised : float
         What theory says before anything is drawn: of "bss" for certain, of "leverage" with
         probability ``1 - delta``.

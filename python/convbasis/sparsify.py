@@ -14,8 +14,8 @@ import numpy as np
 from . import _barriers, _columns, _leverage, _validate
 from ._sparsified import Sparsified
 
-#: Singular values up to this share of the largest count as zero. They are roots of eigenvalues of
-#: X X^T, whose own noise is near 1e-16 of the largest.
+#: Singular values up to this share of the largest count as zero, once rows have norm 1. They are
+#: roots of eigenvalues of X X^T, whose own noise is near 1e-16 of the largest.
 RANK_TOLERANCE = 1e-6
 
 #: Taken when neither a number of columns nor an epsilon is given.
@@ -82,9 +82,9 @@ def sparsify_features(
     ``epsilon = 2 sqrt(c) / (c + 1)``, whose condition number is at most
     ``((sqrt(c) + 1) / (sqrt(c) - 1))^2``.
 
-    Singular values of x up to 1e-6 of the largest count as zero, and what lies in their directions
-    is not held to epsilon. Rounding moves the measured epsilon by about 1e-16 times the square of
-    the largest singular value by the smallest that counts.
+    Singular values up to 1e-6 of the largest, of x with rows of norm 1, count as zero, and what
+    lies in their directions is not held to epsilon. Rounding moves the measured epsilon by about
+    1e-16 times the square of the largest singular value by the smallest that counts.
 
     Everything is computed in float64. ``X X^T`` and the forms of all columns take O(n^2 d), or
     O(sum of nnz_j^2) when x is sparse. "bss" does so once every k/8 steps and keeps the 8 k best
@@ -141,9 +141,7 @@ def sparsify_features(
 
     columns, factor = _columns.columns_of(x, threads)
     gram = columns.gram()
-    values, vectors = np.linalg.eigh(gram)
-    in_range = values > RANK_TOLERANCE**2 * max(values[-1], 0.0)
-    white = np.ascontiguousarray((vectors[:, in_range] / np.sqrt(values[in_range])).T)
+    white = whitening(gram)
     rank, is_bss = len(white), method == "bss"
     if num_columns is None:
         num_columns = (
@@ -188,12 +186,26 @@ def sparsify_features(
     )
 
 
+def whitening(gram: np.ndarray) -> np.ndarray:
+    """B, shape (rank, n), with ``B gram B^T = I``.
+
+    Rows are brought to norm 1 first: the promise does not depend on their sizes, and the smaller
+    ones would drown in the rounding of the larger.
+    """
+    norms = np.sqrt(np.diag(gram))
+    norms[norms == 0.0] = 1.0
+    values, vectors = np.linalg.eigh(gram / norms / norms[:, None])
+    in_range = values > RANK_TOLERANCE**2 * values[-1]
+    return np.ascontiguousarray((vectors[:, in_range] / np.sqrt(values[in_range])).T / norms)
+
+
 def measured(
     features: np.ndarray, white: np.ndarray, gram: np.ndarray, factor: float
 ) -> dict[str, float]:
     """How far the features are from what they stand for; `factor` was on both."""
     whitened = white @ features
     values = np.linalg.eigvalsh(whitened @ whitened.T) if len(white) else np.ones(1)
+    values = np.maximum(values, 0.0)
     epsilon = max(1.0 - values[0], values[-1] - 1.0, 0.0)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         logits = gram / factor / factor

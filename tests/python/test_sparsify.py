@@ -184,6 +184,32 @@ def test_types_and_layouts(dtype, order):
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_sizes_of_rows_do_not_matter(method):
+    x = wide(8, 600)
+    want = cb.sparsify_features(x, method=method, num_columns=40, rng=0)
+    uneven = 10.0 ** np.arange(-7, 9, 2)[:, None] * x
+    found = cb.sparsify_features(uneven, method=method, num_columns=40, rng=0)
+    assert found.rank == 8
+    np.testing.assert_array_equal(found.indices, want.indices)
+    assert found.epsilon == pytest.approx(want.epsilon, rel=1e-6)
+
+
+@pytest.mark.parametrize("rank", [1, 5, 20])
+def test_bss_with_one_column_more_than_the_rank(rank):
+    x = wide(20, 300, rank=rank if rank < 20 else None)
+    found = cb.sparsify_features(x, method="bss", num_columns=rank + 1)
+    assert found.epsilon <= found.epsilon_promised < 1
+
+
+def test_too_few_draws_may_lose_a_direction_and_say_so():
+    x = np.repeat(np.eye(6), 50, axis=1)
+    found = cb.sparsify_features(x, num_columns=6, rng=0)
+    assert found.epsilon >= 1
+    assert found.condition_number == np.inf
+    assert found.epsilon_promised > 1
+
+
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("size", [1e-160, 1e160])
 def test_sizes_that_squares_do_not_reach(method, size):
     x = wide(5, 100)

@@ -57,7 +57,8 @@ def leverage_sample(scores: ArrayLike, num_columns: int, rng: np.random.Generato
     (score 1) is never missed. A column drawn c times out of m' has the weight ``sqrt(c / (m' p))``.
     """
     scores = np.asarray(scores, np.float64)
-    kept = num_columns * scores >= scores.sum() if scores.any() else np.zeros(len(scores), bool)
+    least = (1 - 1e-9) * scores.sum() / num_columns  # a score of 1 may be rounded down
+    kept = (scores >= least) & (scores > 0)
     draws = max(num_columns - int(kept.sum()), 0)
     squares = kept.astype(np.float64)
     rest = np.where(kept, 0.0, scores)
