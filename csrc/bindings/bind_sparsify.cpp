@@ -45,6 +45,26 @@ py::tuple inverses_of(const py::array& matrix, double low, double high, int num_
   return py::make_tuple(inverses, squares);
 }
 
+py::array_t<double> gram_of(const py::array& x, int num_threads) {
+  const auto rows = input<double, 2>(x, "x");
+  const index_t n = rows.shape[0];
+  auto gram = make_array<double>({n, n});
+  const auto result = contiguous_view<double, 2>(gram.mutable_data(), {n, n});
+  run(num_threads, [&](const Exec& exec) { gram_matrix(rows, result, exec); });
+  return gram;
+}
+
+/// values, vectors as rows
+py::tuple eigen_of(const py::array& matrix) {
+  const auto m = input<double, 2>(matrix, "matrix");
+  const index_t n = m.shape[0];
+  auto values = make_array<double>({n}), vectors = make_array<double>({n, n});
+  const std::span<double> found{values.mutable_data(), static_cast<std::size_t>(n)};
+  const auto rows = contiguous_view<double, 2>(vectors.mutable_data(), {n, n});
+  run(1, [&](const Exec&) { symmetric_eigen(m, found, rows); });
+  return py::make_tuple(values, vectors);
+}
+
 }  // namespace
 
 void register_sparsify(py::module_& module) {
@@ -52,6 +72,8 @@ void register_sparsify(py::module_& module) {
   module.def("dense_quadratic_forms", &dense_forms, arg("x"), arg("matrix"), arg("num_threads"));
   module.def("sparse_quadratic_forms", &sparse_forms, arg("num_rows"), arg("starts"), arg("rows"),
              arg("values"), arg("matrix"), arg("num_threads"));
+  module.def("gram_matrix", &gram_of, arg("x"), arg("num_threads"));
+  module.def("symmetric_eigen", &eigen_of, arg("matrix"));
   module.def("barrier_inverses", &inverses_of, arg("matrix"), arg("low"), arg("high"),
              arg("num_threads"));
 }

@@ -13,6 +13,8 @@ namespace {
 
 constexpr index_t kBlock = 256;  ///< columns of a matrix product
 
+constexpr index_t kTile = 64;  ///< rows and columns of a tile of X X^T
+
 /// One product of entries by index costs about as much as this many inside a matrix product.
 constexpr index_t kGather = 16;
 
@@ -53,15 +55,13 @@ index_t cost_of_pairs(const SparseColumns& x, index_t first, index_t last) {
   return cost;
 }
 
-void check(const View<const double, 2>& x) {
-  require(x.strides[1] == 1 || x.shape[1] <= 1, "quadratic_forms",
-          "columns has rows with gaps; expected contiguous rows");
+void check(const char* function, const View<const double, 2>& x) {
+  require(x.strides[1] == 1 || x.shape[1] <= 1, function,
+          "x has rows with gaps; expected contiguous rows");
 }
 
-void check(const SparseColumns& x) {
-  const auto rule = [](bool holds, const char* message) {
-    require(holds, "quadratic_forms", message);
-  };
+void check(const char* function, const SparseColumns& x) {
+  const auto rule = [&](bool holds, const char* message) { require(holds, function, message); };
   const auto entries = static_cast<index_t>(x.values.size());
   rule(!x.starts.empty() && x.starts.front() == 0 && x.starts.back() == entries &&
            std::is_sorted(x.starts.begin(), x.starts.end()),
@@ -106,7 +106,7 @@ void quadratic_forms(const Columns& columns, View<const double, 2> matrix, std::
                      const Exec& exec) {
   std::visit(
       [&](const auto& x) {
-        check(x);
+        check("quadratic_forms", x);
         const index_t n = rows_of(x), count = count_of(x);
         require_shape("quadratic_forms", "matrix", matrix.shape, {n, n}, "to match columns");
         require(matrix.strides[1] == 1 || n <= 1, "quadratic_forms",
@@ -141,6 +141,38 @@ void barrier_inverses(View<const double, 2> matrix, double low, double high,
   });
   require(between[0] && between[1], "barrier_inverses",
           "matrix is not between its barriers; expected low < matrix < high");
+}
+
+void gram_matrix(View<const double, 2> x, View<double, 2> gram, const Exec& exec) {
+  const index_t n = x.shape[0], tiles = ceil_div(n, kTile);
+  check("gram_matrix", x);
+  require_shape("gram_matrix", "gram", gram.shape, {n, n}, "to match x");
+  parallel_for(exec, tiles * tiles, [&](index_t task, int) {
+    const index_t top = task / tiles * kTile, left = task % tiles * kTile;
+    if (left > top) return;  // symmetric
+    const index_t rows = std::min(kTile, n - top), columns = std::min(kTile, n - left);
+    const index_t gap = x.strides[0];
+    blas::multiply_transposed<double>(rows, columns, x.shape[1], 1.0, {x.data + top * gap, gap},
+                                      {x.data + left * gap, gap}, {gram.data + top * n + left, n});
+    for (index_t i = top; i < top + rows; ++i)
+      for (index_t j = left; j < std::min(left + columns, i); ++j) gram(j, i) = gram(i, j);
+  });
+}
+
+void symmetric_eigen(View<const double, 2> matrix, std::span<double> values,
+                     View<double, 2> vectors) {
+  const index_t n = matrix.shape[0];
+  require_shape("symmetric_eigen", "matrix", matrix.shape, {n, n}, "a square");
+  require_shape("symmetric_eigen", "vectors", vectors.shape, {n, n}, "to match matrix");
+  require(
+      static_cast<index_t>(values.size()) == n, "symmetric_eigen",
+      "values has " + std::to_string(values.size()) + " elements; expected " + std::to_string(n));
+  for (index_t i = 0; i < n; ++i)
+    for (index_t j = 0; j < n; ++j) vectors(i, j) = matrix(i, j);
+  if (!blas::eigen_decompose(n, {vectors.data, n}, values.data()))
+    throw BackendError(
+        "[symmetric_eigen] matrix is not decomposed by LAPACK's dsyevd; expected "
+        "its iteration to converge, as it does for finite numbers");
 }
 
 }  // namespace convbasis

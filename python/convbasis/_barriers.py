@@ -94,7 +94,7 @@ def barrier_sample(
         potential_high = np.trace(above) + gain_high
         if progress is not None:
             progress(step + 1, num_columns)
-    values = np.linalg.eigvalsh(total)
+    values, _ = _core.symmetric_eigen(total)
     squares *= 2.0 / (values[0] + values[-1])  # as far above 1 as below
     indices = np.flatnonzero(squares)
     return indices, np.sqrt(squares[indices])

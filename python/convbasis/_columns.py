@@ -24,7 +24,7 @@ class DenseColumns:
 
     def gram(self) -> np.ndarray:
         """``X X^T``."""
-        return np.asarray(self.x @ self.x.T)
+        return _core.gram_matrix(self.x, self.num_threads)
 
     def take(self, indices: np.ndarray) -> np.ndarray:
         """Some of the columns, dense."""

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from . import _barriers, _columns, _leverage, _validate
+from . import _barriers, _columns, _core, _leverage, _validate
 from ._sparsified import Sparsified
 
 #: Singular values up to this share of the largest count as zero, once rows have norm 1. They are
@@ -58,8 +58,8 @@ def sparsify_features(
     rng : numpy.random.Generator or int, optional
         Source of the draws, or its seed. "bss" gives the same for any.
     num_threads : int, optional
-        Of the passes over all columns; default all cores this process may use. Results do not
-        depend on it. Products of n x n matrices are NumPy's, in its own threads.
+        Default all cores this process may use. Results do not depend on it. Some products of
+        small matrices are NumPy's, in threads of its own.
     progress : callable, optional
         Called as ``progress(chosen, num_columns)`` after every column of "bss", and once at the
         end of "leverage".
@@ -182,7 +182,7 @@ def sparsify_features(
         total_columns=d,
         rank=rank,
         epsilon_promised=promised,
-        **measured(columns.take(indices) * weights, white, gram, factor),
+        **measured(columns.take(indices) * weights, white, gram, factor, threads),
     )
 
 
@@ -194,22 +194,23 @@ def whitening(gram: np.ndarray) -> np.ndarray:
     """
     norms = np.sqrt(np.diag(gram))
     norms[norms == 0.0] = 1.0
-    values, vectors = np.linalg.eigh(gram / norms / norms[:, None])
+    values, vectors = _core.symmetric_eigen(gram / norms / norms[:, None])
     in_range = values > RANK_TOLERANCE**2 * values[-1]
-    return np.ascontiguousarray((vectors[:, in_range] / np.sqrt(values[in_range])).T / norms)
+    return np.asarray(vectors[in_range] / np.sqrt(values[in_range])[:, None] / norms)
 
 
 def measured(
-    features: np.ndarray, white: np.ndarray, gram: np.ndarray, factor: float
+    features: np.ndarray, white: np.ndarray, gram: np.ndarray, factor: float, threads: int
 ) -> dict[str, float]:
     """How far the features are from what they stand for; `factor` was on both."""
     whitened = white @ features
-    values = np.linalg.eigvalsh(whitened @ whitened.T) if len(white) else np.ones(1)
-    values = np.maximum(values, 0.0)
+    values = np.ones(1)
+    if len(white):
+        values = np.maximum(_core.symmetric_eigen(_core.gram_matrix(whitened, threads))[0], 0.0)
     epsilon = max(1.0 - values[0], values[-1] - 1.0, 0.0)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         logits = gram / factor / factor
-        few = features @ features.T / factor / factor
+        few = _core.gram_matrix(features, threads) / factor / factor
         radius, deviation = np.abs(logits).max(), np.abs(few - logits).max()
         change = log_softmax(few) - log_softmax(logits)
         return {

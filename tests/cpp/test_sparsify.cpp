@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <random>
 
@@ -110,6 +111,41 @@ TEST(sparsify_inverses_invert) {
   }
 }
 
+TEST(sparsify_gram_is_that_of_the_rows) {
+  for (const index_t n : {1, 2, 63, 64, 65, 130}) {
+    const Problem p(n, 40, 0.7);
+    std::vector<double> gram(at(n * n)), again(at(n * n));
+    gram_matrix(p.dense(), contiguous_view<double, 2>(gram.data(), {n, n}), {1});
+    gram_matrix(p.dense(), contiguous_view<double, 2>(again.data(), {n, n}), {5});
+    CHECK(gram == again);
+    for (index_t i = 0; i < n; ++i)
+      for (index_t j = 0; j < n; ++j) {
+        double dot = 0;
+        for (index_t c = 0; c < 40; ++c) dot += p.x[at(i * 40 + c)] * p.x[at(j * 40 + c)];
+        CHECK_NEAR(gram[at(i * n + j)], dot, 1e-13 * 40);
+      }
+  }
+}
+
+TEST(sparsify_eigenvectors_are_rows) {
+  for (const index_t n : {1, 2, 17, 64}) {
+    const Problem p(n, 1, 1.0);
+    std::vector<double> values(at(n)), vectors(at(n * n));
+    symmetric_eigen(p.matrix(), values, contiguous_view<double, 2>(vectors.data(), {n, n}));
+    CHECK(std::is_sorted(values.begin(), values.end()));
+    for (index_t r = 0; r < n; ++r)
+      for (index_t i = 0; i < n; ++i) {
+        double product = 0, dot = 0;
+        for (index_t j = 0; j < n; ++j) {
+          product += p.m[at(i * n + j)] * vectors[at(r * n + j)];
+          dot += vectors[at(i * n + j)] * vectors[at(r * n + j)];
+        }
+        CHECK_NEAR(product, values[at(r)] * vectors[at(r * n + i)], 1e-12);
+        CHECK_NEAR(dot, i == r ? 1.0 : 0.0, 1e-12);
+      }
+  }
+}
+
 TEST(sparsify_arguments_are_checked) {
   Problem p(3, 4, 1.0);
   std::vector<double> forms(4);
@@ -124,6 +160,12 @@ TEST(sparsify_arguments_are_checked) {
                "matrix is not between its barriers");
   CHECK_THROWS(barrier_inverses(other.matrix(), -9.0, 9.0, inverses, inverses), InvalidArgument,
                "inverses has shape (2, 3, 3); expected (2, 2, 2)");
+  const auto wrong = contiguous_view<double, 2>(out, {2, 2});
+  CHECK_THROWS(gram_matrix(p.dense(), wrong), InvalidArgument, "gram has shape (2, 2)");
+  CHECK_THROWS(symmetric_eigen(p.matrix(), {out + 9, 3}, wrong), InvalidArgument,
+               "vectors has shape (2, 2)");
+  CHECK_THROWS(symmetric_eigen(other.matrix(), {out + 9, 3}, wrong), InvalidArgument,
+               "values has 3 elements; expected 2");
   View<const double, 2> gaps{p.x.data(), {3, 2}, {4, 2}};
   CHECK_THROWS(call(gaps), InvalidArgument, "expected contiguous rows");
   p.entry_rows[1] = 3;

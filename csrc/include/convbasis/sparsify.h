@@ -30,4 +30,13 @@ void quadratic_forms(const Columns& columns, View<const double, 2> matrix, std::
 void barrier_inverses(View<const double, 2> matrix, double low, double high,
                       View<double, 3> inverses, View<double, 3> squares, const Exec& exec = {});
 
+/// X X^T of a dense matrix X (n, d), each row contiguous. gram (n, n) contiguous. O(n^2 d).
+void gram_matrix(View<const double, 2> x, View<double, 2> gram, const Exec& exec = {});
+
+/// Eigenvalues (n) of a symmetric matrix (n, n), increasing, and its eigenvectors as the rows of
+/// `vectors` (n, n), contiguous. On the calling thread. Throws BackendError if LAPACK's iteration
+/// does not converge. O(n^3).
+void symmetric_eigen(View<const double, 2> matrix, std::span<double> values,
+                     View<double, 2> vectors);
+
 }  // namespace convbasis
