@@ -87,7 +87,7 @@ def sparsify_features(
     1e-16 times the square of the largest singular value by the smallest that counts.
 
     Everything is computed in float64. ``X X^T`` and the forms of all columns take O(n^2 d), or
-    O(sum of nnz_j^2) when x is sparse. "bss" does so once every k/8 steps and keeps the 8 k best
+    O(sum of nnz_j^2) when x is sparse. "bss" does so once every k/8 steps and keeps the 4 k best
     columns for the steps in between, which cost O(k^3) each. Memory O(n^2 + k m), for "bss"
     O(k^2), beside a copy of x unless it is float64 in rows.
 

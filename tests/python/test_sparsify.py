@@ -48,7 +48,7 @@ def test_the_same_columns_as_the_oracle(n, d, rank):
 
 
 def test_a_list_of_the_best_columns_is_as_good_as_all():
-    x = wide(12, 3000)  # far more than the 96 columns that are listed
+    x = wide(12, 3000)  # far more than the 48 columns that are listed
     found = cb.sparsify_features(x, method="bss", num_columns=48)
     best, weights = ref.barrier_sample(x, 48)
     low, high = ref.spectral_range(x, x[:, best] * weights)
