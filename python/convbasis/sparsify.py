@@ -47,7 +47,7 @@ def sparsify_features(
     method : {"leverage", "bss"}
         "leverage" draws columns with probabilities proportional to their leverage scores. "bss"
         (Batson, Spielman, Srivastava) chooses them one by one; it draws nothing, takes longer, and
-        comes out at half the condition number or less.
+        comes out at about half the condition number.
     num_columns : int, optional
         At most so many; at least the rank of x, for "bss" above it. From d on, all columns that
         are not zero are taken as they are.
@@ -85,6 +85,9 @@ def sparsify_features(
     Singular values up to 1e-6 of the largest, of x with rows of norm 1, count as zero, and what
     lies in their directions is not held to epsilon. Rounding moves the measured epsilon by about
     1e-16 times the square of the largest singular value by the smallest that counts.
+
+    Leverage scores are exact, not sketched as in the paper: measuring epsilon takes ``X X^T``, from
+    which they follow at about the same cost, and sketched ones would need more columns.
 
     Everything is computed in float64. ``X X^T`` and the forms of all columns take O(n^2 d), or
     O(sum of nnz_j^2) when x is sparse. "bss" does so once every k/8 steps and keeps the 4 k best

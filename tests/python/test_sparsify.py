@@ -1,5 +1,7 @@
 """Few columns for many: against the oracle, by the mathematics, dense and sparse."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy import sparse
@@ -97,6 +99,19 @@ def test_sparse_is_as_dense(method, make, share):
     np.testing.assert_allclose(got.features.toarray(), want.features, rtol=1e-9)
     assert got.epsilon == pytest.approx(want.epsilon, rel=1e-9)
     np.testing.assert_allclose(got.transform(make(x[:3])).toarray(), want.transform(x[:3]))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_sparse_is_never_made_dense(method):
+    rng, (n, d, nnz) = np.random.default_rng(0), (64, 100_000, 64_000)
+    at = rng.integers(0, n, nnz), rng.integers(0, d, nnz)
+    x = sparse.csr_array((rng.normal(size=nnz), at), shape=(n, d))
+    tracemalloc.start()
+    found = cb.sparsify_features(x, method=method, num_columns=160, rng=0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.epsilon > 0
+    assert peak < n * d * 8 / 4
 
 
 @pytest.mark.parametrize("method", METHODS)
