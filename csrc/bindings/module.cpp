@@ -29,4 +29,5 @@ PYBIND11_MODULE(_core, module, pybind11::mod_gil_not_used()) {
   register_info(module);
   register_lowrank(module);
   register_polynomial(module);
+  register_sparsify(module);
 }

@@ -139,5 +139,6 @@ void register_cost(py::module_& module);
 void register_info(py::module_& module);
 void register_lowrank(py::module_& module);
 void register_polynomial(py::module_& module);
+void register_sparsify(py::module_& module);
 
 }  // namespace convbasis::bindings

@@ -26,6 +26,14 @@ template <class T>
 void add_transposed_product(index_t m, index_t n, index_t k, Matrix<const T> a, Matrix<const T> b,
                             Matrix<T> c);
 
+/// A (n x n, symmetric) becomes its inverse. False if it is not positive definite, A then
+/// unspecified.
+[[nodiscard]] bool invert_positive_definite(index_t n, Matrix<double> a);
+
+/// A (n x n, symmetric) becomes its eigenvectors, one a row, by increasing eigenvalue. False if the
+/// iteration does not converge.
+[[nodiscard]] bool eigen_decompose(index_t n, Matrix<double> a, double* values);
+
 /// Name and version, as far as the library tells.
 [[nodiscard]] const char* description();
 

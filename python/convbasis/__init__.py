@@ -33,6 +33,7 @@ except ImportError as error:
 
 from . import masks, problems, reference
 from ._entries_report import BoundedEntries
+from ._sparsified import Sparsified
 from .attention import conv_attention, exact_attention
 from .backward import conv_attention_backward, exact_attention_backward
 from .basis import ConvBasis
@@ -45,6 +46,7 @@ from .polynomial_backward import polynomial_attention_backward
 from .polynomial_report import PolynomialReport
 from .recover import RecoverOptions, recover_basis
 from .report import BackwardReport, Report, ToleranceMissed
+from .sparsify import sparsify_features
 from .toeplitz import conv_matmul, toeplitz_matmul
 from .training import attention_loss
 
@@ -58,6 +60,7 @@ __all__ = [
     "PolynomialReport",
     "RecoverOptions",
     "Report",
+    "Sparsified",
     "ToleranceMissed",
     "__version__",
     "attention_loss",
@@ -79,6 +82,7 @@ __all__ = [
     "recover_basis",
     "reference",
     "set_cost_model",
+    "sparsify_features",
     "toeplitz_matmul",
 ]
 

@@ -35,6 +35,7 @@ def test_public_functions_have_examples():
         cb.conv_attention_backward,
         cb.exact_attention_backward,
         cb.recover_basis,
+        cb.sparsify_features,
         cb.decompose,
         cb.conv_matmul,
         cb.toeplitz_matmul,

@@ -26,6 +26,7 @@ def test_the_public_names():
         "PolynomialReport",
         "RecoverOptions",
         "Report",
+        "Sparsified",
         "ToleranceMissed",
         "__version__",
         "attention_loss",
@@ -47,6 +48,7 @@ def test_the_public_names():
         "recover_basis",
         "reference",
         "set_cost_model",
+        "sparsify_features",
         "toeplitz_matmul",
     }
     for name in cb.__all__:

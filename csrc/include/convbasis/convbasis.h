@@ -15,6 +15,7 @@
 #include "convbasis/polynomial_plan.h"
 #include "convbasis/recover.h"
 #include "convbasis/report.h"
+#include "convbasis/sparsify.h"
 #include "convbasis/toeplitz.h"
 #include "convbasis/types.h"
 #include "convbasis/version.h"

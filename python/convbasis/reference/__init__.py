@@ -21,6 +21,7 @@ Notation, used in every module. Indices start at 0: ``i`` a query row, ``j`` a k
 ``polynomial_attention`` attention with a polynomial in place of exp
 ``bounded_entries``      whether an input's entries are small enough for that
 ``masked_product``       ``(W o U1 U2^T) V`` for masks with structure, without an n x n array
+``sparsify``             a few reweighted columns that stand for all of a wide matrix
 ======================== =====================================================================
 
 References
@@ -30,6 +31,9 @@ Inference and Gradient Computation in Transformers*, arXiv:2405.05219, Findings 
 Called "Conv-Basis" in the docstrings.
 
 Alman and Song, *Fast Attention Requires Bounded Entries*, arXiv:2302.13214. Called "AS23".
+
+Deng, Mahadevan and Song, *Randomized and Deterministic Attention Sparsification Algorithms for
+Over-parameterized Feature Dimension*, arXiv:2304.04397. Called "DMS23".
 """
 
 from .attention import (
@@ -97,6 +101,18 @@ from .polynomial_attention import (
     row_middles,
 )
 from .recover import recover, recover_logits, search_bisect, search_scan
+from .sparsify import (
+    barrier_epsilon,
+    barrier_sample,
+    chernoff_columns,
+    leverage_sample,
+    leverage_scores,
+    softmax_change,
+    sparsified_bound,
+    spectral_epsilon,
+    spectral_range,
+    whitening,
+)
 from .training import attention_loss
 
 __all__ = [
@@ -109,9 +125,12 @@ __all__ = [
     "attention_logits",
     "attention_loss",
     "attention_weights",
+    "barrier_epsilon",
+    "barrier_sample",
     "basis_to_dense",
     "bounded_entries",
     "causal_product",
+    "chernoff_columns",
     "conv",
     "conv_attention",
     "conv_attention_backward",
@@ -129,6 +148,8 @@ __all__ = [
     "kernel_gradient",
     "key_features",
     "large_entries",
+    "leverage_sample",
+    "leverage_scores",
     "logit_deviation",
     "logit_gradient",
     "longformer_product",
@@ -152,7 +173,12 @@ __all__ = [
     "search_scan",
     "shifted_polynomial",
     "sliding_window_product",
+    "softmax_change",
+    "sparsified_bound",
+    "spectral_epsilon",
+    "spectral_range",
     "taylor_polynomial",
     "theorem_bound",
     "visible",
+    "whitening",
 ]
