@@ -9,7 +9,7 @@ All is float32, one head. Methods take turns, A B C A B C; times are medians. Qu
 standard normal, scaled so that the largest logit, the mean key subtracted, is the range; half of
 the variance of the values goes with the keys, so that outputs are more than the mean.
 
-    python benchmarks/polynomial.py [--quick] [--table N]... [--head-dim D]...
+    python benchmarks/polynomial.py [--quick] [--table N]... [--head-dim D]... [--mask NAME]
 """
 
 from __future__ import annotations
@@ -49,11 +49,10 @@ class Run(NamedTuple):
     rounds: int
     threads: int
     head_dims: tuple[int, ...]
+    mask: str
 
     def times(self, functions: dict[str, Callable[[], Any]]) -> dict[str, Seconds]:
-        """All functions in turn."""
-        for function in functions.values():
-            function()  # warm
+        """All functions in turn, all of them warm."""
         return interleaved(functions, lambda _: None, rounds=self.rounds, seconds=20.0)
 
 
@@ -146,6 +145,8 @@ def sizes(run: Run) -> Iterator[str]:
             functions[f"{largest} {tol}"] = call = caller(problem, run, tol=tol)
             pays = crossover(d, tol, longer, largest)
             heads[largest, tol] = (*told(d, largest, tol, problem, call), pays)
+        for method in baselines(base, run).values():
+            method()  # the others are warm by their reports
         seconds = run.times(functions)
         for (largest, tol), (*cells, pays) in heads.items():
             ours = seconds[f"{largest} {tol}"]
@@ -223,6 +224,8 @@ def masks(run: Run) -> Iterator[str]:
     names = " | ".join(f"{n:,}" for n in lengths)
     yield table(f"mask | method | {names} | time ~ n^ | formula n^ | error", left=2)
     for name, (make, cost, exact_too) in MASKS.items():
+        if not name.startswith(run.mask):
+            continue
         rows: dict[str, list[float]] = {}
         for n in lengths:
             problem, mask = problem_of(n, 8, 0.5), make(n)
@@ -238,7 +241,9 @@ def masks(run: Run) -> Iterator[str]:
                 want = cb.exact_attention(*wide, mask, **call)
                 errors = {key: relative_error(f(), want) for key, f in functions.items()}
             if not exact_too:
-                del functions[EXACT]
+                functions.pop(EXACT)
+            for function in functions.values():
+                function()
             for key, seconds in run.times(functions).items():
                 rows.setdefault(key, []).append(seconds.median)
         for key, medians in rows.items():
@@ -276,10 +281,11 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="n = 4,096, fewer rounds")
     parser.add_argument("--table", type=int, choices=range(1, 5), action="append", help="only this")
     parser.add_argument("--head-dim", type=int, action="append", help=f"of table 1, default {DIMS}")
+    parser.add_argument("--mask", default="", help="of table 3, those whose name begins so")
     parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args()
     size = (4096, 8192, 2) if asked.quick else (32768, 65536, 5)
-    run = Run(*size, asked.threads, tuple(asked.head_dim or DIMS))
+    run = Run(*size, asked.threads, tuple(asked.head_dim or DIMS), asked.mask)
     print(", ".join(f"{name} {version}" for name, version in versions().items()))
     print(f"{processor()}, {run.threads} threads, float32, one head, n = {run.n:,}")
     for number, part in enumerate((sizes, degree_four, masks, weak), start=1):
