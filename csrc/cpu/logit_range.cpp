@@ -14,6 +14,7 @@ namespace {
 
 constexpr index_t kRowsPerTask = 1024;
 constexpr double kLargest = std::numeric_limits<double>::max();
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 /// Sizes, checked.
 struct Sizes {
@@ -42,14 +43,16 @@ std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
 template <class T>
 double bound_of(double norm, index_t head_dim) {
   if (norm == 0) return 0;
+  if (!(norm <= kLargest)) return kInfinity;  // NaN has no bound either
   constexpr double kOne = std::numeric_limits<double>::epsilon();
   constexpr double kInType = std::numeric_limits<T>::epsilon();
   return norm * (1 + 2 * kInType + static_cast<double>(head_dim + 8) * kOne) +
          std::numeric_limits<double>::denorm_min();
 }
 
-/// A product that does not vanish by underflow.
+/// A product that does not vanish by underflow, and has no bound if a factor has none.
 double product(double a, double b) {
+  if (std::isinf(a) || std::isinf(b)) return kInfinity;
   if (a == 0 || b == 0) return 0;
   return a * b * (1 + std::numeric_limits<double>::epsilon()) +
          std::numeric_limits<double>::denorm_min();

@@ -261,6 +261,24 @@ def test_heads_that_miss_are_computed_exactly(cheap_features):
     assert (target == 7.0).all()
 
 
+@pytest.mark.parametrize("wanted", [{"degree": 3}, {"tol": 0.01}])
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("spoiled", ["query", "key"])
+def test_unchecked_nan_is_not_turned_into_numbers(spoiled, is_causal, wanted):
+    rng = np.random.default_rng(0)
+    arrays = dict(zip(("query", "key", "value"), 0.4 * rng.normal(size=(3, 300, 2)), strict=True))
+    arrays[spoiled][200, 1] = np.nan
+    options = {"is_causal": is_causal, "check_finite": False}
+    out, lse, report = cb.polynomial_attention(
+        **arrays, **options, **wanted, return_lse=True, return_report=True
+    )
+    exact = cb.exact_attention(**arrays, **options)
+    np.testing.assert_array_equal(np.isnan(out), np.isnan(exact))
+    assert np.isnan(out[200]).all()
+    assert np.isnan(lse[200])
+    assert report.radius == np.inf
+
+
 def test_a_degree_is_taken_whatever_it_costs():
     arrays = uniform(50, 50, 8, spread=0.5)
     out, report = cb.polynomial_attention(*arrays, degree=6, return_report=True)
