@@ -43,7 +43,6 @@ std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
 template <class T>
 double bound_of(double norm, index_t head_dim) {
   if (norm == 0) return 0;
-  if (!(norm <= kLargest)) return kInfinity;  // NaN has no bound either
   constexpr double kOne = std::numeric_limits<double>::epsilon();
   constexpr double kInType = std::numeric_limits<T>::epsilon();
   return norm * (1 + 2 * kInType + static_cast<double>(head_dim + 8) * kOne) +
@@ -93,9 +92,13 @@ void norms_of(const View<const T, 2>& rows, index_t count, const T* centre, doub
   parallel_for(exec, ceil_div(count, kRowsPerTask), [&](index_t task, int) {
     Buffer<double> row(d);
     for (index_t i = task * kRowsPerTask; i < std::min((task + 1) * kRowsPerTask, count); ++i) {
-      for (index_t c = 0; c < d; ++c)
+      bool is_finite = true;  // NaN has no bound either
+      for (index_t c = 0; c < d; ++c) {
         row[c] = static_cast<double>(rows(i, c)) - (centre ? static_cast<double>(centre[c]) : 0.0);
-      norms[i] = product(std::abs(factor), bound_of<T>(kernels<double>().norm(row.data(), d), d));
+        is_finite = is_finite && std::isfinite(row[c]);
+      }
+      const double norm = is_finite ? kernels<double>().norm(row.data(), d) : kInfinity;
+      norms[i] = product(std::abs(factor), bound_of<T>(norm, d));
     }
   });
 }

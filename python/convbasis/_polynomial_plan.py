@@ -82,7 +82,7 @@ class PolynomialPlan:
         """What the core takes: coefficients, centre, exact rows and columns of every head."""
         batch, heads = self.by_polynomial.shape
         centre = np.repeat(self.centre, heads // max(self.centre.shape[1], 1), axis=1)
-        centre = centre.reshape(batch * heads, -1).astype(np.float64)
+        centre = centre.reshape(batch * heads, centre.shape[2]).astype(np.float64)
         constant = np.ones(1)
         return [
             (
@@ -96,7 +96,7 @@ class PolynomialPlan:
 
     def without_missed(self) -> PolynomialPlan:
         """The same with the heads that miss computed exactly."""
-        return replace(self, by_polynomial=self.by_polynomial & ~self.of("missed"))
+        return replace(self, by_polynomial=self.by_polynomial & ~self.of("missed").astype(bool))
 
 
 def make_plan(
