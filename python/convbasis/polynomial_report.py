@@ -37,7 +37,7 @@ class PolynomialReport:
         What rounding adds to it.
     error_bound : array of float
         Of ``max|Y - Y~|``: ``2 t / (1 - t) max|V|`` with ``t = epsilon + rounding``; infinite from
-        t = 1 on, 0 for heads computed exactly.
+        t = 1 on, 0 for heads computed exactly. Rounding to half precision comes on top.
     error_estimate, error_interval, unseen_share
         As in `Report`.
     rows_exact, columns_exact : array of int
