@@ -55,7 +55,9 @@ Choice best_limits(std::span<const double> queries, std::span<const double> keys
   std::size_t columns = keys.size();
   for (std::size_t i = 0; i < queries.size(); ++i) {
     if (i + 1 < queries.size() && queries[i + 1] == queries[i]) continue;
-    while (columns > 0 && queries[i] > 0 && !(keys[columns - 1] <= radius / queries[i])) --columns;
+    // A key without a bound is never left to the polynomial, not even for a query of 0.
+    const double limit = queries[i] > 0 ? radius / queries[i] : std::numeric_limits<double>::max();
+    while (columns > 0 && !(keys[columns - 1] <= limit)) --columns;
     if (columns == 0) break;
     const double cost =
         costs.of(static_cast<double>(i + 1), static_cast<double>(columns), features);

@@ -90,16 +90,22 @@ double sum(const Numbers& series, double t) {
   return series[0] + t * one - two;
 }
 
+struct Extrema {
+  Numbers points;
+  double largest = 0;  ///< relative error on the grid
+};
+
 /// Where the relative error is largest between two changes of its sign: on a grid, moved to the top
 /// of the parabola through three values.
-Numbers extrema(const Numbers& series, double radius) {
+Extrema extrema(const Numbers& series, double radius) {
   const std::size_t intervals = kGridPerExtremum * (series.size() + 1);
   Numbers errors(intervals + 1);
+  Extrema found;
   for (std::size_t k = 0; k <= intervals; ++k) {
     const double t = -std::cos(angle(k, intervals));
     errors[k] = sum(series, t) * std::exp(-radius * t) - 1;
+    found.largest = std::max(std::abs(errors[k]), found.largest);
   }
-  Numbers points;
   for (std::size_t first = 0, last = 0; first <= intervals; first = last) {
     std::size_t top = first;
     for (; last <= intervals && (errors[last] < 0) == (errors[first] < 0); ++last)
@@ -110,9 +116,9 @@ Numbers extrema(const Numbers& series, double radius) {
       if (bend != 0)
         shift = std::clamp((errors[top - 1] - errors[top + 1]) / (2 * bend), -0.5, 0.5);
     }
-    points.push_back(-std::cos(angle(top, intervals) + shift * angle(1, intervals)));
+    found.points.push_back(-std::cos(angle(top, intervals) + shift * angle(1, intervals)));
   }
-  return points;
+  return found;
 }
 
 /// From Chebyshev polynomials of x / radius to powers of x. Powers of a small x would make large
@@ -150,15 +156,24 @@ std::vector<double> least_error_polynomial(index_t degree, double radius) {
     return one;
   }
   Levelled levelled = level(chebyshev_extrema(count - 1), radius);
-  for (int exchange = 0; exchange < kMostExchanges; ++exchange) {
-    Numbers moved = extrema(levelled.series, radius);
-    if (moved.size() != count + 1 || !std::is_sorted(moved.begin(), moved.end(), std::less_equal{}))
-      break;  // rounding outweighs the levelled error
+  Numbers best = levelled.series;
+  double least = std::numeric_limits<double>::infinity();
+  bool is_settled = false;
+  for (int exchange = 0;; ++exchange) {
+    const auto [points, largest] = extrema(levelled.series, radius);
+    // Where rounding outweighs the levelled error, points coincide and the next one may be far off.
+    if (largest < least) {
+      least = largest;
+      best = levelled.series;
+    }
+    if (is_settled || exchange == kMostExchanges || points.size() != count + 1 ||
+        !std::is_sorted(points.begin(), points.end(), std::less_equal{}))
+      break;
     const double before = levelled.error;
-    levelled = level(moved, radius);
-    if (levelled.error <= before * (1 + kSettled)) break;
+    levelled = level(points, radius);
+    is_settled = levelled.error <= before * (1 + kSettled);
   }
-  return to_powers(levelled.series, radius);
+  return to_powers(best, radius);
 }
 
 double least_error_bound(index_t degree, double radius) {

@@ -80,8 +80,8 @@ void OnlineSoftmax<T>::attend(ScoreTiles<T>& source, Rows<const T> value, const 
     const double sum = row_sum_[r];
     if (sum > 0) simd.scale(out.row(r), static_cast<T>(1 / sum), channels_);
     if (lse != nullptr)
-      lse[r] = sum > 0 ? static_cast<double>(row_max_[r]) + std::log(sum)
-                       : -std::numeric_limits<double>::infinity();
+      lse[r] = sum == 0 ? -std::numeric_limits<double>::infinity()
+                        : static_cast<double>(row_max_[r]) + std::log(sum);
   }
 }
 
@@ -142,7 +142,13 @@ struct RangeResults {
   /// Puts the ranges of row i together in `row`; returns its lse.
   double merge(index_t i, index_t ranges, T* row) const {
     double peak = -std::numeric_limits<double>::infinity(), sum = 0;
-    for (index_t r = 0; r < ranges; ++r) peak = std::max(peak, lse_of(i, r));
+    for (index_t r = 0; r < ranges; ++r) {
+      if (std::isnan(lse_of(i, r))) {  // which a maximum may pass over
+        std::fill_n(row, channels, std::numeric_limits<T>::quiet_NaN());
+        return lse_of(i, r);
+      }
+      peak = std::max(peak, lse_of(i, r));
+    }
     std::fill_n(row, channels, T(0));
     if (std::isinf(peak)) return peak;
     for (index_t r = 0; r < ranges; ++r) sum += std::exp(lse_of(i, r) - peak);

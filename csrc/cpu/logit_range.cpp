@@ -14,6 +14,7 @@ namespace {
 
 constexpr index_t kRowsPerTask = 1024;
 constexpr double kLargest = std::numeric_limits<double>::max();
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 /// Sizes, checked.
 struct Sizes {
@@ -48,8 +49,9 @@ double bound_of(double norm, index_t head_dim) {
          std::numeric_limits<double>::denorm_min();
 }
 
-/// A product that does not vanish by underflow.
+/// A product that does not vanish by underflow, and has no bound if a factor has none.
 double product(double a, double b) {
+  if (std::isinf(a) || std::isinf(b)) return kInfinity;
   if (a == 0 || b == 0) return 0;
   return a * b * (1 + std::numeric_limits<double>::epsilon()) +
          std::numeric_limits<double>::denorm_min();
@@ -90,9 +92,13 @@ void norms_of(const View<const T, 2>& rows, index_t count, const T* centre, doub
   parallel_for(exec, ceil_div(count, kRowsPerTask), [&](index_t task, int) {
     Buffer<double> row(d);
     for (index_t i = task * kRowsPerTask; i < std::min((task + 1) * kRowsPerTask, count); ++i) {
-      for (index_t c = 0; c < d; ++c)
+      bool is_finite = true;  // NaN has no bound either
+      for (index_t c = 0; c < d; ++c) {
         row[c] = static_cast<double>(rows(i, c)) - (centre ? static_cast<double>(centre[c]) : 0.0);
-      norms[i] = product(std::abs(factor), bound_of<T>(kernels<double>().norm(row.data(), d), d));
+        is_finite = is_finite && std::isfinite(row[c]);
+      }
+      const double norm = is_finite ? kernels<double>().norm(row.data(), d) : kInfinity;
+      norms[i] = product(std::abs(factor), bound_of<T>(norm, d));
     }
   });
 }

@@ -83,7 +83,7 @@ class PolynomialPlan:
         """What the core takes: coefficients, centre, exact rows and columns of every head."""
         batch, heads = self.by_polynomial.shape
         centre = np.repeat(self.centre, heads // max(self.centre.shape[1], 1), axis=1)
-        centre = centre.reshape(batch * heads, -1).astype(np.float64)
+        centre = centre.reshape(batch * heads, centre.shape[2]).astype(np.float64)
         constant = np.ones(1)
         return [
             (
@@ -97,7 +97,7 @@ class PolynomialPlan:
 
     def without_missed(self) -> PolynomialPlan:
         """The same with the heads that miss computed exactly."""
-        return replace(self, by_polynomial=self.by_polynomial & ~self.of("missed"))
+        return replace(self, by_polynomial=self.by_polynomial & ~self.of("missed").astype(bool))
 
 
 def make_plan(
@@ -106,14 +106,12 @@ def make_plan(
     tol: float | None,
     threads: int,
     *,
-    finite: bool = True,
     sample: bool = False,
     backward: bool = False,
 ) -> PolynomialPlan:
     """Bound the logits of every head in O(n d), then choose its polynomial.
 
-    A `backward` pass costs more, and takes no rows and columns exactly. Without `finite` query and
-    key may hold NaN or infinity, of which there is no bound: all heads miss.
+    A `backward` pass costs more, and takes no rows and columns exactly.
     """
     sampled_rows = SAMPLED_ROWS if sample else 0
     centre, query_norms, key_norms, radius, sampled = _core.logit_range(
@@ -122,12 +120,9 @@ def make_plan(
     group = inputs.heads[1] // max(inputs.key.shape[1], 1)
     chooser = Chooser(inputs, tol, backward)
     heads = []
-    if not finite:
-        radius = np.full(radius.shape, np.inf)
     for b, h in np.ndindex(inputs.heads):
         norms = query_norms[b, h], key_norms[b, h // group]
-        chosen = finite and degree is None and tol is not None
-        head = chooser.cheapest(*norms) if chosen else None
+        head = chooser.cheapest(*norms) if degree is None and tol is not None else None
         heads.append(head or chooser.of_radius(float(radius[b, h]), degree))
     exists = np.array([head.coefficients is not None for head in heads], dtype=bool)
     return PolynomialPlan(heads, centre, exists.reshape(inputs.heads), sampled)

@@ -158,7 +158,7 @@ def bounded_entries(
             )
             rows, columns = n_q - len(plan["exact_rows"]), seen - len(plan["exact_columns"])
             shares[at] = 1.0 - rows * columns / max(n_q * seen, 1)
-            seconds[at] = 1e-9 * plan["cost_polynomial"]
+            seconds[at] = 1e-9 * plan["cost_polynomial"] if plan["degree"] >= 0 else exact_seconds
 
     def by_head(array: Any) -> Any:
         return array.reshape(lead + array.shape[2:])[()]
@@ -205,4 +205,4 @@ def largest_entry(array: np.ndarray) -> np.ndarray:
     """Largest |entry| of every head in float64, shape (batch, heads)."""
     high = array.max(axis=(2, 3), initial=0.0).astype(np.float64)
     low = array.min(axis=(2, 3), initial=0.0).astype(np.float64)
-    return np.asarray(np.maximum(high, -low))
+    return np.asarray(np.maximum(high, 0.0 - low))

@@ -200,15 +200,8 @@ def choose(
     backward: bool = False,
 ) -> PolynomialPlan:
     """The plan after `on_miss`."""
-    parts = [inputs.query, inputs.key]
     plan = make_plan(
-        inputs,
-        wanted.degree,
-        wanted.tol,
-        wanted.threads,
-        finite=wanted.check_finite or _core.first_not_finite(parts, wanted.threads) == len(parts),
-        sample=sample,
-        backward=backward,
+        inputs, wanted.degree, wanted.tol, wanted.threads, sample=sample, backward=backward
     )
     if wanted.on_miss == "error" and plan.of("missed").any():
         raise tolerance_missed(inputs, plan, wanted)

@@ -175,3 +175,16 @@ def test_arguments_are_checked(change, error, message):
     arguments = {"query": np.ones((4, 3)), "key": np.ones((4, 3)), **change}
     with pytest.raises(error, match=message):
         cb.bounded_entries(arguments.pop("query"), arguments.pop("key"), **arguments)
+
+
+def test_nothing_is_cheaper_where_there_is_no_polynomial(qkv):
+    query, key, _ = qkv(400, d=2, lead=())
+    found = cb.bounded_entries(query, key, epsilons=[1e-300])
+    assert found.degrees[0] == -1
+    assert not found.cheaper[0]
+
+
+def test_unchecked_nan_is_unbounded(qkv):
+    query, key, _ = qkv(40, d=2, lead=())
+    key[7] = np.nan
+    assert cb.bounded_entries(query, key, check_finite=False).radius == np.inf

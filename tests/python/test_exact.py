@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import convbasis as cb
-from convbasis import reference
+from convbasis import _core, reference
 
 SIZES = [1, 2, 3, 5, 7, 15, 16, 17, 31, 33, 63, 65, 97, 127, 128, 130]
 
@@ -79,3 +79,19 @@ def test_lse_normalises_the_weights(qkv):
 
 def test_nothing_but_the_output_without_lse(qkv):
     assert isinstance(cb.exact_attention(*qkv(4)), np.ndarray)
+
+
+@pytest.mark.parametrize("is_causal", [True, False])
+def test_unchecked_nan_stays_nan_in_listed_rows_too(is_causal):
+    query, key, value = np.random.default_rng(0).normal(size=(3, 1, 1, 200, 4))
+    query[0, 0, 150, 2] = np.nan
+    rows = np.array([[[10, 150]]])
+    out, lse = np.empty((1, 1, 2, 4)), np.empty((1, 1, 2))
+    _core.attention_rows(query, key, value, rows, out, lse, 0.5, is_causal, None, 2)
+    whole, whole_lse = cb.exact_attention(
+        query, key, value, is_causal=is_causal, scale=0.5, check_finite=False, return_lse=True
+    )
+    assert np.isnan(out[0, 0, 1]).all()
+    assert np.isnan(lse[0, 0, 1])
+    assert np.isnan(whole_lse[0, 0, 150])
+    np.testing.assert_allclose(out[0, 0, 0], whole[0, 0, 10], rtol=1e-13)

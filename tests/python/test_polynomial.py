@@ -23,6 +23,15 @@ def test_error_is_that_of_the_best_polynomial(degree, radius):
     assert _core.polynomial_error(coefficients, radius) == epsilon
 
 
+@pytest.mark.parametrize(
+    ("degree", "radius"),
+    [(11, 0.20926544240400669), (18, 1.855008347245409), (18, 2.3726210350584305)],
+)
+def test_no_exchange_makes_it_worse_where_rounding_outweighs_the_error(degree, radius):
+    """Points that coincide gave errors of up to 0.2."""
+    assert _core.exp_polynomial(degree, radius)[1] < 1e-13 * np.exp(2 * radius)
+
+
 @pytest.mark.parametrize("radius", [0.0, *RADII, 8.0])
 @pytest.mark.parametrize("epsilon", [0.5, 0.1, 0.01, 0.001, 1e-6])
 def test_degree_is_the_oracles(radius, epsilon):

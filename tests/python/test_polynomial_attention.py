@@ -261,6 +261,34 @@ def test_heads_that_miss_are_computed_exactly(cheap_features):
     assert (target == 7.0).all()
 
 
+@pytest.mark.parametrize("wanted", [{"degree": 3}, {"tol": 0.01}])
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("spoiled", ["query", "key"])
+def test_unchecked_nan_is_not_turned_into_numbers(spoiled, is_causal, wanted):
+    rng = np.random.default_rng(0)
+    arrays = dict(zip(("query", "key", "value"), 0.4 * rng.normal(size=(3, 300, 2)), strict=True))
+    arrays[spoiled][200, 1:] = np.nan
+    arrays[spoiled][200] *= np.nan if is_causal else 1.0  # no number left in the row
+    options = {"is_causal": is_causal, "check_finite": False}
+    out, lse, report = cb.polynomial_attention(
+        **arrays, **options, **wanted, return_lse=True, return_report=True
+    )
+    exact = cb.exact_attention(**arrays, **options)
+    np.testing.assert_array_equal(np.isnan(out), np.isnan(exact))
+    assert np.isnan(out[200]).all()
+    assert np.isnan(lse[200])
+    assert report.radius == np.inf
+
+
+def test_no_heads_at_all():
+    query = np.ones((0, 2, 5, 3))
+    out, report = cb.polynomial_attention(query, query, query, return_report=True)
+    assert out.shape == query.shape
+    assert json.loads(report.to_json())["exact_mask"] == []
+    grads = cb.polynomial_attention_backward(query, query, query, query, degree=2)
+    assert [grad.shape for grad in grads] == [query.shape] * 3
+
+
 def test_a_degree_is_taken_whatever_it_costs():
     arrays = uniform(50, 50, 8, spread=0.5)
     out, report = cb.polynomial_attention(*arrays, degree=6, return_report=True)
