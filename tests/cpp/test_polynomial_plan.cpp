@@ -43,7 +43,7 @@ double least_cost(const Numbers& queries, const Numbers& keys, const PolynomialP
       const auto features =
           static_cast<double>(feature_count(problem.head_dim, static_cast<index_t>(g)));
       best = std::min(best,
-                      pair * (all - rows * columns) +
+                      2 * pair * (all - rows * columns) +  // listed ones are gathered
                           static_cast<double>(problem.value_dim + 2) * features * (rows + columns));
     }
   return best;
