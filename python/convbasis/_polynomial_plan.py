@@ -159,7 +159,8 @@ class Chooser:
         if self.tol is None or not self.radii:
             return None
         plain = self.without_columns(query_norms, key_norms)
-        if not self.takes_columns:
+        least_beside = min(self.cost_columns, self.cost_rows)  # of a plan with either
+        if not self.takes_columns or (plain is not None and plain.cost <= least_beside):
             return plain
         found = _core.plan_polynomial(
             query_norms,
