@@ -46,10 +46,10 @@ struct PolynomialPlan {
 /// The cheapest choice, by norms of scaled queries and centred keys (see logit_norms): for each
 /// degree, queries longer than some a and keys longer than radius / a are taken exactly. Polynomial
 /// attention takes (value_dim + 2) multiply-adds for each feature of each query and key, exact
-/// attention head_dim + value_dim for each visible pair, twice that in listed rows and columns. `radii` is that of degree_radii, or empty.
-/// O((n_q + n_kv) (log(n_q + n_kv) + degrees)). Keys taken exactly no longer count for the mean:
-/// logit_norms with left_out centres the others anew, on which mean_zero relies.
-/// Idea: Support Basis (arXiv 2510.01643).
+/// attention head_dim + value_dim for each visible pair, twice that in listed rows and columns.
+/// `radii` is that of degree_radii, or empty. O((n_q + n_kv) (log(n_q + n_kv) + degrees)). Keys
+/// taken exactly no longer count for the mean: logit_norms with left_out centres the others anew,
+/// on which mean_zero relies. Idea: Support Basis (arXiv 2510.01643).
 [[nodiscard]] PolynomialPlan plan_polynomial(std::span<const double> query_norms,
                                              std::span<const double> key_norms,
                                              const PolynomialProblem& problem,
