@@ -17,6 +17,9 @@ namespace {
 
 constexpr const char* kName = "conv_attention";
 
+/// Short sequences have one sample row for so many rows.
+constexpr index_t kRowsPerSample = 32;
+
 /// Sample rows that choices are tried on.
 constexpr index_t kTried = 32;
 
@@ -73,10 +76,10 @@ class HeadCalibrator {
     const CalibrateOptions& options = all_.options;
     HeadCalibration<T>& found = all_.heads[at(flat_)];
     found.near_blocks = ceil_div(options.window, kKeyBlock);
-    const DenseRows<T> sample(head_,
-                              draw_rows(options.seed, flat_, kWholeBlocks * kKeyBlock, head_.n,
-                                        std::min(options.sample_rows, head_.n / 32)),
-                              exec_);
+    std::vector<index_t> rows = draw_rows(options.seed, flat_, kWholeBlocks * kKeyBlock, head_.n,
+                                          std::min(options.sample_rows, head_.n / kRowsPerSample));
+    const index_t step = std::max<index_t>(ceil_div(static_cast<index_t>(rows.size()), kTried), 1);
+    const DenseRows<T> sample(head_, std::move(rows), step, exec_);
     const index_t window = options.window;
     const FarMasses masses =
         far_masses(sample.rows(), sample.weights(), sample.sums(), head_.n, window);
@@ -95,43 +98,34 @@ class HeadCalibrator {
   /// none does. Far keys are left out where that is better.
   void choose(const DenseRows<T>& sample, HeadCalibration<T>& found) const {
     if (sample.rows().empty()) return;
-    const index_t step = ceil_div(static_cast<index_t>(sample.rows().size()), kTried);
+    std::vector<index_t> choices{0};
+    for (index_t m = 1; m < all_.most_retrieved; m *= 2) choices.push_back(m);
+    if (all_.most_retrieved > 0) choices.push_back(all_.most_retrieved);
     const double limit = kMargin * all_.options.tol;
     found.has_far = true;
-    const auto try_out = [&](index_t retrieved) {
-      found.retrieved = retrieved;
-      found.sample_error = error_of(sample, found, step);
-    };
-    std::vector<index_t> choices{0};
-    for (index_t m = 1; m <= all_.most_retrieved; m *= 2) choices.push_back(m);
-    index_t low = 0, high = static_cast<index_t>(choices.size()) - 1, tried = -1;
-    while (low < high) {
-      tried = (low + high) / 2;
-      try_out(choices[at(tried)]);
-      if (found.sample_error <= limit) {
-        high = tried;
+    std::size_t low = 0, high = choices.size() - 1;
+    double best = try_out(sample, found, choices[high]);
+    while (low < high && best <= limit) {
+      const std::size_t middle = (low + high) / 2;
+      const double error = try_out(sample, found, choices[middle]);
+      if (error <= limit) {
+        high = middle;
+        best = error;
       } else {
-        low = tried + 1;
+        low = middle + 1;
       }
     }
-    if (tried != low) try_out(choices[at(low)]);
-    const double with = found.sample_error;
     found.has_far = false;
-    found.sample_error = error_of(sample, found, step);
-    if (found.sample_error > with) {
+    found.sample_error = try_out(sample, found, choices[high]);
+    if (found.sample_error > best) {
       found.has_far = true;
-      found.sample_error = with;
+      found.sample_error = best;
     }
   }
 
-  double error_of(const DenseRows<T>& sample, const HeadCalibration<T>& found, index_t step) const {
-    const std::vector<double> errors = sample.squared_errors(all_, found, flat_, step, exec_);
-    double error = 0, weight = 0;
-    for (std::size_t r = 0; r < errors.size(); ++r) {
-      error += errors[r];
-      weight += sample.norms()[r * at(step)];
-    }
-    return weight > 0 ? std::sqrt(error / weight) : 0;
+  double try_out(const DenseRows<T>& sample, HeadCalibration<T>& found, index_t retrieved) const {
+    found.retrieved = retrieved;
+    return sample.relative_error(all_, found, flat_, exec_);
   }
 
   const HeadArrays<T>& head_;
