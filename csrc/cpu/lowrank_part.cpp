@@ -13,11 +13,11 @@ template <class T>
 LowRankPart<T>::LowRankPart(const Monomials& monomials, std::span<const double> coefficients,
                             KeyWindows windows, const View<const T, 2>& key,
                             const View<const T, 2>& value, std::span<const double> centre,
-                            T value_scale, const Exec& exec)
+                            const LowRankScales<T>& scales, const Exec& exec)
     : monomials_(monomials),
       coefficients_(coefficients.begin(), coefficients.end()),
       windows_(std::move(windows)),
-      keys_(key, value, windows_.keys, centre, value_scale, exec),
+      keys_(key, value, windows_.keys, centre, scales, exec),
       plan_(plan()),
       states_(monomials, monomials.weights(coefficients), keys_,
               Chunks::even(keys_.count, plan_.chunk), plan_.kind, exec) {}

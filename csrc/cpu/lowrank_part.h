@@ -13,9 +13,10 @@ class LowRankPart {
  public:
   LowRankPart(const Monomials& monomials, std::span<const double> coefficients, KeyWindows windows,
               const View<const T, 2>& key, const View<const T, 2>& value,
-              std::span<const double> centre, T value_scale, const Exec& exec);
+              std::span<const double> centre, const LowRankScales<T>& scales, const Exec& exec);
 
-  /// sums.row(i) += weights of query i times (values, 1), groups.padded() numbers.
+  /// sums.row(i) += weights of query i times (values, 1), groups.padded() numbers. `scale` is that
+  /// of the logits over that of the keys.
   void add(const View<const T, 2>& query, double scale, Rows<T> sums, const Exec& exec) const;
 
   [[nodiscard]] const KeyWindows& windows() const { return windows_; }

@@ -8,7 +8,7 @@ namespace convbasis {
 template <class T>
 LowRankKeys<T>::LowRankKeys(const View<const T, 2>& key, const View<const T, 2>& value,
                             std::span<const index_t> listed, std::span<const double> centre,
-                            T value_scale, const Exec& exec)
+                            const LowRankScales<T>& scales, const Exec& exec)
     : count(static_cast<index_t>(listed.size())),
       head_dim(key.shape[1]),
       groups(value.shape[1] + 1),
@@ -24,10 +24,10 @@ LowRankKeys<T>::LowRankKeys(const View<const T, 2>& key, const View<const T, 2>&
     for (index_t j = first; j < last; ++j) {
       const index_t from = listed[static_cast<std::size_t>(j)];
       for (index_t c = 0; c < head_dim; ++c)
-        keys[j * head_dim + c] =
-            static_cast<T>(static_cast<double>(key(from, c)) - centre[static_cast<std::size_t>(c)]);
+        keys[j * head_dim + c] = static_cast<T>(
+            scales.key * (static_cast<double>(key(from, c)) - centre[static_cast<std::size_t>(c)]));
       T* row = values.data() + j * width;
-      for (index_t c = 0; c < channels; ++c) row[c] = value_scale * value(from, c);
+      for (index_t c = 0; c < channels; ++c) row[c] = scales.value * value(from, c);
       row[channels] = T(1);
       std::fill(row + channels + 1, row + width, T(0));
       for (index_t g = 0; g < groups.count; ++g) {

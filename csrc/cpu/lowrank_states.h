@@ -5,15 +5,17 @@
 
 #include "core/thread_pool.h"
 #include "cpu/features.h"
+#include "cpu/lowrank_scales.h"
 
 namespace convbasis {
 
-/// A list of keys of one head, less a centre, and their values with a column of ones.
+/// A list of keys of one head, less a centre, and their values with a column of ones. Keys and
+/// values are scaled.
 template <class T>
 struct LowRankKeys {
   LowRankKeys(const View<const T, 2>& key, const View<const T, 2>& value,
-              std::span<const index_t> listed, std::span<const double> centre, T value_scale,
-              const Exec& exec);
+              std::span<const index_t> listed, std::span<const double> centre,
+              const LowRankScales<T>& scales, const Exec& exec);
 
   index_t count, head_dim;
   ValueGroups groups;

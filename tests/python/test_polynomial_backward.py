@@ -108,3 +108,26 @@ def test_wrong_gradients_are_refused():
     query, key, value, grad = arrays(10, 2, 3)
     with pytest.raises(ValueError, match=r"\[polynomial_attention_backward\] grad_output"):
         cb.polynomial_attention_backward(query, key, value, grad[:5])
+
+
+@pytest.mark.parametrize("power", [10, -10, 60])
+def test_large_keys_with_small_queries_are_as_good(power):
+    query, key, value, grad = arrays(150, 4, 3, dtype=np.float32)
+    factor = np.float32(2.0**power)
+    want = cb.polynomial_attention_backward(query, key, value, grad, degree=6)
+    got = cb.polynomial_attention_backward(query * factor, key / factor, value, grad, degree=6)
+    assert (got[0] == want[0] / factor).all()
+    assert (got[1] == want[1] * factor).all()
+    assert (got[2] == want[2]).all()
+    exact = cb.exact_attention_backward(query, key, value, grad)
+    assert not any((a == b).all() for a, b in zip(want, exact, strict=True))
+
+
+def test_values_near_the_largest_number_do_not_overflow():
+    query, key, value, grad = arrays(150, 4, 3, dtype=np.float32)
+    large, small = np.float32(2.0**127), np.float32(2.0**-40)
+    want = cb.polynomial_attention_backward(query, key, value, grad, degree=6)
+    got = cb.polynomial_attention_backward(query, key, value * large, grad * small, degree=6)
+    assert (got[0] == want[0] * (large * small)).all()
+    assert (got[1] == want[1] * (large * small)).all()
+    assert (got[2] == want[2] * small).all()
