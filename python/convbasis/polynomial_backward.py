@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import _core, _layout, _validate
-from ._polynomial_plan import PolynomialPlan
+from ._polynomial_plan import PolynomialPlan, without_unseen_keys
 from .masks import Mask
 from .polynomial import choose, polynomial_settings
 
@@ -100,7 +100,7 @@ def polynomial_attention_backward(
     wanted = polynomial_settings(name, degree, tol, on_miss, check_finite, num_threads)
     if wanted.check_finite:
         _validate.finite(name, [*inputs.named(), ("grad_output", grad)], wanted.threads)
-    seen = inputs.without_unseen_keys() if inputs.mask is None else inputs
+    seen = without_unseen_keys(inputs)
     plan = choose(seen, wanted, backward=True)
     arrays = differentiate(inputs, seen, plan, grad, wanted.threads)
     grad_query, grad_key, grad_value = (

@@ -99,7 +99,7 @@ def test_exact_entries_are_no_more_than_the_oracles(seed, radius, pays):
     key = rng.normal(size=(90, 3)) * rng.lognormal(size=(90, 1))
     key -= key.mean(axis=0)
     _, query_norms, key_norms, _, _ = _core.logit_range(
-        query[None, None], key[None, None], 3**-0.5, False, None, 0, 1
+        query[None, None], key[None, None], 3**-0.5, False, 0, 1
     )
     rates = (1.0, 1e-12)
     args = (query_norms, key_norms, 3, 3, 1.0, 0.01, 0.0, False, rates, [radius])

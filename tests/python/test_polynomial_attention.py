@@ -122,7 +122,7 @@ def test_masks_are_the_oracle_with_their_matrices(kind, is_causal, n_q, n_kv):
     if is_causal:
         dense = dense & np.tri(n_q, n_kv, dtype=bool)
     query, key, value = arrays
-    middle = reference.mean_key(key[: min(n_q, n_kv)] if is_causal or kind == "Causal" else key)
+    middle = reference.mean_key(key[dense.any(axis=0)])  # of keys that some query sees
     coefficients, _ = _core.exp_polynomial(4, float(report.radius))
     want = reference.polynomial_attention(
         query, key - middle, value, coefficients=coefficients, mask=dense, shift_rows=False,
@@ -372,18 +372,3 @@ def test_wrong_arguments_are_refused(argument, error, text):
     with pytest.raises(ValueError, match=r"\[polynomial_attention\] key"):
         cb.polynomial_attention(*arrays, out=target)
     assert (target == 7.0).all()
-
-
-@pytest.mark.parametrize("kind", [None, "RowWindow", "RowChange", "DistinctColumns"])
-def test_large_keys_with_small_queries_are_as_good(kind):
-    query, key, value = uniform(300, 300, 4, dtype=np.float32)
-    mask = None if kind is None else make_mask(kind, 300, 300)
-    call = {"attn_mask": mask, "degree": 6, "return_lse": True, "return_report": True}
-    *want, report = cb.polynomial_attention(query, key, value, **call)
-    for power in (10, -10, 60):
-        factor = np.float32(2.0**power)
-        *got, again = cb.polynomial_attention(query * factor, key / factor, value, **call)
-        assert all((a == b).all() for a, b in zip(got, want, strict=True))
-        assert again.rows_exact == report.rows_exact == 0
-        kept = again.to_dict() | {"seconds": None}
-        assert kept == report.to_dict() | {"seconds": None}

@@ -31,7 +31,7 @@ def dense(query, key, value, grad, seen, degree):
     """The formulas with n x n matrices, for one head."""
     scale = query.shape[-1] ** -0.5
     centre, _, _, radius, _ = _core.logit_range(
-        query[None, None], key[None, None], scale, False, None, 0, 1
+        query[None, None], key[None, None, seen.any(axis=0)], scale, False, 0, 1
     )
     coefficients, _ = _core.exp_polynomial(degree, float(radius[0, 0]))
     logits = scale * query @ (key - centre[0, 0]).T
