@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,11 +153,12 @@ def polynomial_attention(
     inputs = without_unseen_keys(inputs)
     with clock("plan"):
         plan = choose(inputs, wanted, sample=return_report)
-    target, lse = result_arrays(inputs, out, return_lse)
-    with clock("attend"):
-        done = attend(inputs, plan, target, lse, wanted.threads)
-    exactly(inputs, ~plan.by_polynomial, target, lse, wanted.threads, clock)
-    report = account(inputs, plan, target, done, wanted, clock) if return_report else None
+    target, lse = result_arrays(inputs, out, return_lse, direct=False)  # logits may overflow yet
+    with overflow_named(name, inputs):
+        with clock("attend"):
+            done = attend(inputs, plan, target, lse, wanted.threads)
+        exactly(inputs, ~plan.by_polynomial, target, lse, wanted.threads, clock)
+        report = account(inputs, plan, target, done, wanted, clock) if return_report else None
     return results(inputs, target, out, lse, report)
 
 
@@ -234,6 +237,21 @@ def attend(
         np.flatnonzero(plan.by_polynomial),
         threads,
     )
+
+
+@contextmanager
+def overflow_named(function: str, inputs: _layout.AttentionInputs) -> Iterator[None]:
+    """Let exact attention to logits that overflow fail in the name of `function`."""
+    try:
+        yield
+    except ValueError as error:
+        raise _validate.wrong(
+            function,
+            "query",
+            "has logits with key that overflow",
+            f"finite products in {inputs.compute}",
+            "infinite ones",
+        ) from error
 
 
 def half_unit(dtype: np.dtype[Any]) -> float:

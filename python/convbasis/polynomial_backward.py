@@ -7,7 +7,7 @@ import numpy as np
 from . import _core, _layout, _validate
 from ._polynomial_plan import PolynomialPlan, without_unseen_keys
 from .masks import Mask
-from .polynomial import choose, polynomial_settings
+from .polynomial import choose, overflow_named, polynomial_settings
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -102,7 +102,8 @@ def polynomial_attention_backward(
         _validate.finite(name, [*inputs.named(), ("grad_output", grad)], wanted.threads)
     seen = without_unseen_keys(inputs)
     plan = choose(seen, wanted, backward=True)
-    arrays = differentiate(inputs, seen, plan, grad, wanted.threads)
+    with overflow_named(name, inputs):
+        arrays = differentiate(inputs, seen, plan, grad, wanted.threads)
     grad_query, grad_key, grad_value = (
         _layout.deliver(array, None, given.shape, inputs.dtype)
         for array, given in zip(arrays, (query, key, value), strict=True)

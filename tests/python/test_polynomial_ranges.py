@@ -63,6 +63,19 @@ def test_keys_that_nobody_sees_do_not_count(kind, is_causal):
     assert all((a == b).all() for a, b in zip(hurt, grads, strict=True))
 
 
+def test_logits_that_overflow_leave_out_alone():
+    query, key, value = uniform(200, 200, 4, lead=(3,))
+    query[2, 5] = key[2, 9] = 1e30
+    out = np.full_like(value, 7.0)
+    wrong = r"^\[polynomial_attention\] query has logits .* overflow; expected .* in float32; got "
+    for wanted in ({"tol": 1e-2}, {"degree": 3}):
+        with pytest.raises(ValueError, match=wrong):
+            cb.polynomial_attention(query, key, value, out=out, **wanted)
+        assert (out == 7.0).all()
+    with pytest.raises(ValueError, match=wrong.replace("attention", "attention_backward")):
+        cb.polynomial_attention_backward(query, key, value, value)
+
+
 def test_short_sequences_are_computed_exactly():
     query, key, value = uniform(200, 200, 8, spread=0.5)
     out, report = cb.polynomial_attention(
