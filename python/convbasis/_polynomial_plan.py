@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -98,12 +99,12 @@ def make_plan(
 ) -> PolynomialPlan:
     """Bound the logits of every head in O(n d), then choose its polynomial.
 
-    A `backward` pass costs more, and takes no rows and columns exactly. With `may_skip` nothing is
-    looked at where no polynomial of any degree pays.
+    A `backward` pass costs more, and takes no rows and columns exactly. With `may_skip` heads for
+    which no polynomial pays get none, and nothing is looked at where none could.
     """
     chooser = Chooser(inputs, tol, backward)
     if may_skip and degree is None and not chooser.radii:
-        return all_exact(inputs, chooser.costs.exact)
+        return all_exact(inputs, chooser)
     sampled_rows = SAMPLED_ROWS if sample else 0
     centre, query_norms, key_norms, radius, sampled = _core.logit_range(
         inputs.query, inputs.key, inputs.scale, inputs.is_causal, sampled_rows, threads
@@ -113,15 +114,17 @@ def make_plan(
     for b, h in np.ndindex(inputs.heads):
         norms = query_norms[b, h], key_norms[b, h // group]
         head = chooser.cheapest(*norms) if degree is None and tol is not None else None
+        if head is None and may_skip and degree is None:
+            head = chooser.missed(float(radius[b, h]))
         heads.append(head or chooser.of_radius(float(radius[b, h]), degree))
     exists = np.array([head.coefficients is not None for head in heads], dtype=bool)
     return PolynomialPlan(heads, centre, exists.reshape(inputs.heads), sampled)
 
 
-def all_exact(inputs: AttentionInputs, cost_exact: float) -> PolynomialPlan:
+def all_exact(inputs: AttentionInputs, chooser: Chooser) -> PolynomialPlan:
     """A plan by which every head misses, of unknown radius."""
     batch, heads = inputs.heads
-    head = HeadPlan(float("nan"), cost_exact=cost_exact, missed=True)
+    head = chooser.missed(float("nan"))
     centre = np.zeros((batch, inputs.key.shape[1], inputs.key.shape[3]))
     none = np.zeros((batch, heads))
     return PolynomialPlan([head] * (batch * heads), centre, none > 0, none)
@@ -145,7 +148,8 @@ class Chooser:
             return None
         plain = self.without_columns(query_norms, key_norms)
         costs = self.costs
-        if not self.takes_columns or (plain is not None and plain.cost <= costs.least_split):
+        best = costs.exact if plain is None else plain.cost
+        if not self.takes_columns or best <= costs.least_split:
             return plain
         found = _core.plan_polynomial(
             query_norms,
@@ -161,7 +165,6 @@ class Chooser:
         )
         rows, columns = found["exact_rows"], found["exact_columns"]
         cost = costs.of_split(found["cost_polynomial"], rows.size, columns.size)
-        best = costs.exact if plain is None else plain.cost
         if found["degree"] < 0 or not cost < best:
             return plain
         head = self.of_degree(found["radius"], found["degree"])
@@ -174,12 +177,16 @@ class Chooser:
         head = self.of_degree(radius, int(reached[0])) if reached.size else None
         return head if head is not None and head.cost < head.cost_exact else None
 
+    def missed(self, radius: float) -> HeadPlan:
+        """No polynomial at all."""
+        return HeadPlan(radius, cost_exact=self.costs.exact, missed=True)
+
     def of_radius(self, radius: float, degree: int | None) -> HeadPlan:
         """The polynomial of `degree`, or of the least one that reaches `tol`, or the best one.
 
         Without a degree it is one that misses: it does not pay.
         """
-        none = HeadPlan(radius, cost_exact=self.costs.exact, missed=True)
+        none = self.missed(radius)
         if not radius <= _core.MOST_RADIUS:
             return none
         missed = degree is None
@@ -222,9 +229,11 @@ class Chooser:
 
 def radii_of(head_dim: int, tol: float, unit: float, most_features: int) -> list[float]:
     """The largest radius at which each degree reaches `tol`, for up to so many features."""
-    radii = radii_of_degrees(tol, unit)
-    useful = [_core.feature_count(head_dim, g) <= most_features for g in range(len(radii))]
-    return list(radii[: sum(useful)])
+    useful = itertools.takewhile(
+        lambda degree: _core.feature_count(head_dim, degree) <= most_features,
+        range(_core.MOST_DEGREE + 1),
+    )
+    return list(radii_of_degrees(tol, unit)[: sum(1 for _ in useful)])
 
 
 @functools.lru_cache(maxsize=64)

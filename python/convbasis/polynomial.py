@@ -224,6 +224,8 @@ def attend(
     threads: int,
 ) -> dict[str, np.ndarray]:
     """Compute the heads that have a polynomial; what the core says about it."""
+    if not plan.by_polynomial.any():
+        return {"rows_exact": np.zeros(inputs.heads, np.int64)}
     return _core.polynomial_attention(
         inputs.query,
         inputs.key,
