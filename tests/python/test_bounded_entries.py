@@ -117,7 +117,8 @@ def test_heads_strides_and_groups(qkv):
     )
     assert str(found).count("\n") == 7
     assert found.to_markdown().count("\n") == 3 + 8 * 4
-    assert json.loads(json.dumps(found.to_dict()))["num_keys"] == 33
+    assert json.loads(found.to_json()) == json.loads(json.dumps(found.to_dict()))
+    assert found.to_dict()["num_keys"] == 33
     assert "of 8 heads bounded" in repr(found)
 
 
