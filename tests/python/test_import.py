@@ -23,6 +23,7 @@ def test_the_public_names():
         "BoundedEntries",
         "ConvBasis",
         "CostModel",
+        "PolynomialBackwardReport",
         "PolynomialReport",
         "RecoverOptions",
         "Report",
