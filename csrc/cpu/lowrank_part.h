@@ -26,8 +26,16 @@ class LowRankPart {
     index_t chunk;
     typename ChunkStates<T>::Kind kind;
     std::vector<WindowTile> tiles;
+    bool by_nodes = false;  ///< see add_nodes
+  };
+  /// A node of the tree of chunks, and a tile whose range has it.
+  struct Use {
+    index_t node, tile;
   };
   [[nodiscard]] Plan plan();
+  void add_nodes(const View<const T, 2>& query, double scale, Rows<T> sums, const Exec& exec) const;
+  void add_uses(std::vector<Use> uses, const View<const T, 2>& query, double scale, Rows<T> sums,
+                const Exec& exec) const;
   void add_single_keys(const WindowTile& tile, index_t first, index_t last,
                        LowRankRows<T>& block) const;
 

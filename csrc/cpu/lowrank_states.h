@@ -51,6 +51,11 @@ class ChunkStates {
   /// each. Valid until `scratch`, of state_size() numbers, is used again.
   [[nodiscard]] const T* sum(index_t first, index_t last, T* scratch) const;
 
+  /// Sums over ranges are those of nodes of a binary tree, whose leaves are the chunks: the parent
+  /// of node s is s / 2, and chunk c is the node leaves() + c. Times the weights, as sum().
+  [[nodiscard]] index_t leaves() const { return leaves_; }
+  [[nodiscard]] const T* node(index_t i) const { return state(i); }
+
   [[nodiscard]] index_t group_size() const { return group_size_; }
   [[nodiscard]] index_t state_size() const { return state_size_; }
 
@@ -63,7 +68,7 @@ class ChunkStates {
 
   Kind kind_;
   index_t chunks_, group_size_, state_size_;
-  index_t leaves_ = 0;      ///< of the tree: node s is the sum of nodes 2 s and 2 s + 1
+  index_t leaves_ = 0;
   std::vector<T> weights_;  ///< of each number of a group
   Buffer<T> sums_;
 };
