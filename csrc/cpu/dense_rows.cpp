@@ -98,9 +98,11 @@ double DenseRows<T>::approximate(const Calibration<T>& calibration,
   double sum = 0;
   if (calibrated.has_far) {
     const FarDraw<T> draw = far.draw(selection, block);
-    std::vector<T> drawn;
-    for (const index_t key : draw.keys) drawn.push_back(exact[key]);
-    const double factor = far.mass(draw, row, drawn.data()).factor;
+    T drawn = 0, model = 0;
+    for (std::size_t s = 0; s < draw.keys.size(); ++s)
+      drawn += exact[draw.keys[s]] * draw.reciprocals[s];
+    far.add_up(draw, row, 1, &model);
+    const double factor = model > 0 ? static_cast<double>(drawn / model) : 0;
     for (const KeyRange& range : selection.far)
       sum += factor * far.subtract(row, -factor, range.first, range.last, weights + range.first);
   }
