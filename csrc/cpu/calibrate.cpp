@@ -25,7 +25,7 @@ constexpr index_t kMostTried = 32, kLeastTried = 16, kRowsPerTried = 128;
 
 /// Choices are fitted to the sample rows themselves, so their error there has to be that much
 /// below what is wanted.
-constexpr double kMargin = 0.6;
+constexpr double kMargin = 0.75;
 
 /// A row may have at most this share of exact keys: with more, exact attention is about as fast.
 constexpr double kMostExact = 0.6;
