@@ -81,7 +81,7 @@ class HeadCalibrator {
     found_.near_blocks = ceil_div(options.window, kKeyBlock);
     std::vector<index_t> rows = draw_rows(options.seed, flat_, kWholeBlocks * kKeyBlock, head_.n,
                                           std::min(options.sample_rows, head_.n / kRowsPerSample));
-    if (rows.empty()) return;  // all keys are exact
+    if (rows.empty()) return take_all();
     const index_t tried = std::clamp(head_.n / kRowsPerTried, kLeastTried, kMostTried);
     const index_t step = ceil_div(static_cast<index_t>(rows.size()), tried);
     if (options.tol > 0 && is_hopeless(rows, step)) return;
@@ -91,6 +91,13 @@ class HeadCalibrator {
   }
 
  private:
+  /// A head so short that every query block takes all keys exactly.
+  void take_all() {
+    found_.key_weights.assign(at(head_.n), T(0));
+    found_.lag_weights.assign(at(head_.n), T(0));
+    found_.ranked.assign(at(ceil_div(head_.n, kKeyBlock) * all_.most_retrieved), -1);
+  }
+
   /// Whether even a basis fitted to none but the rows that it is tried on misses the wanted error.
   bool is_hopeless(const std::vector<index_t>& rows, index_t step) {
     std::vector<index_t> few;
