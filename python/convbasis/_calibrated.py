@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from . import _core
+from . import _core, _validate
 from ._layout import AttentionInputs
-from ._run import check_finite, exactly, result_arrays
+from ._run import exactly, result_arrays
 from ._settings import ConvSettings
 from .calibrate import CalibrateOptions
 from .calibrated_report import CalibratedReport
@@ -97,7 +97,7 @@ def attend_calibrated(
     clock = Stopwatch()
     if wanted.check_finite:
         with clock("check"):
-            check_finite(inputs, wanted)
+            _validate.finite(wanted.function, inputs.named(), wanted.threads)
     inputs = replace(inputs.without_unseen_keys(), scale=wanted.scale)
     batch, heads, n, _ = inputs.query.shape
     target, lse = result_arrays(inputs, out, return_lse, direct=wanted.on_miss != "error")
