@@ -78,7 +78,7 @@ class HeadCalibrator {
 
   void run() {
     const CalibrateOptions& options = all_.options;
-    found_.near_blocks = ceil_div(options.window, kKeyBlock);
+    found_.near_blocks = ceil_div(std::min(options.window, head_.n), kKeyBlock);
     std::vector<index_t> rows = draw_rows(options.seed, flat_, kWholeBlocks * kKeyBlock, head_.n,
                                           std::min(options.sample_rows, head_.n / kRowsPerSample));
     if (rows.empty()) return take_all();
@@ -185,7 +185,8 @@ void check(const CalibrateOptions& options) {
 /// Blocks to retrieve at most, so that exact keys stay below their share of a row's.
 index_t most_retrieved(const CalibrateOptions& options, index_t n) {
   const double mean = kMostExact * static_cast<double>(n) / 2;
-  const double fixed = static_cast<double>(options.window + options.heavy_keys + kKeyBlock);
+  const double fixed = static_cast<double>(options.window) +
+                       static_cast<double>(options.heavy_keys) + static_cast<double>(kKeyBlock);
   const auto fitting = static_cast<index_t>(std::max(mean - fixed, 0.0) / kKeyBlock);
   return std::min(options.retrieval_blocks, fitting);
 }

@@ -48,7 +48,7 @@ FarKeys<T>::FarKeys(const Calibration<T>& calibration, const HeadCalibration<T>&
       seed_(calibration.options.seed),
       flat_(flat),
       n_(calibration.rows),
-      wanted_(calibration.options.sample_keys),
+      wanted_(std::min(calibration.options.sample_keys, calibration.rows)),
       key_sums_(head.key_weights.size() + 1, 0.0),
       lags_back_(calibration.rows) {
   for (std::size_t j = 0; j < head.key_weights.size(); ++j)

@@ -196,11 +196,15 @@ def flag(function: str, name: str, value: object) -> bool:
     return bool(value)
 
 
-def integer(function: str, name: str, value: object, *, minimum: int) -> int:
+def integer(
+    function: str, name: str, value: object, *, minimum: int, maximum: int | None = None
+) -> int:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
         raise wrong(function, name, "is not an integer", "an int", repr(value), TypeError)
     if value < minimum:
         raise wrong(function, name, "is too small", f"at least {minimum}", value)
+    if maximum is not None and value > maximum:
+        raise wrong(function, name, "is too large", f"at most {maximum}", value)
     return int(value)
 
 

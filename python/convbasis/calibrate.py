@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from . import _validate
+
+#: What the core's integers hold.
+LARGEST = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class CalibrateOptions:
     Raises
     ------
     ValueError
-        If window, sample_rows or sample_keys < 1, or another number < 0.
+        If window, sample_rows or sample_keys < 1, or another number < 0, or any needs 64 bits.
     TypeError
         If a value has the wrong type.
 
@@ -73,10 +76,15 @@ class CalibrateOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("window", "sample_rows", "sample_keys"):
-            _validate.integer("CalibrateOptions", name, getattr(self, name), minimum=1)
-        for name in ("sinks", "heavy_keys", "retrieval_blocks", "seed"):
-            _validate.integer("CalibrateOptions", name, getattr(self, name), minimum=0)
+        positive = ("window", "sample_rows", "sample_keys")
+        for entry in fields(self):
+            _validate.integer(
+                "CalibrateOptions",
+                entry.name,
+                getattr(self, entry.name),
+                minimum=1 if entry.name in positive else 0,
+                maximum=LARGEST,
+            )
 
     def as_tuple(self) -> tuple[int, int, int, int, int, int, int]:
         """In the order of the core's options."""

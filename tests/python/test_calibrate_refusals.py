@@ -27,3 +27,26 @@ def test_nan_and_infinity_are_refused(arrays, n, bad, place):
     name = ("query", "key", "value")[place]
     with pytest.raises(ValueError, match=rf"\[conv_attention\] {name} has NaN or infinite"):
         attend(*arrays)
+
+
+@pytest.mark.parametrize("name", ["window", "sample_rows", "sample_keys", "sinks", "seed"])
+def test_options_are_whole_numbers_in_range(name):
+    least = 1 if name in ("window", "sample_rows", "sample_keys") else 0
+    cb.CalibrateOptions(**{name: np.int32(least)})
+    for value, error, message in (
+        (least - 1, ValueError, "is too small; expected at least"),
+        (2**63, ValueError, "is too large; expected at most 9223372036854775807"),
+        (1.0, TypeError, "is not an integer; expected an int"),
+        (True, TypeError, "is not an integer; expected an int"),
+    ):
+        with pytest.raises(error, match=rf"\[CalibrateOptions\] {name} {message}"):
+            cb.CalibrateOptions(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["window", "sinks", "heavy_keys", "retrieval_blocks"])
+def test_no_number_is_too_large_for_the_sequence(arrays, name):
+    options = cb.CalibrateOptions(**{name: 2**63 - 1, "sample_rows": 2**62, "sample_keys": 2**62})
+    got = attend(*arrays, options=options)
+    if name != "retrieval_blocks":
+        exact = cb.exact_attention(*arrays, is_causal=True)
+        np.testing.assert_allclose(got, exact, rtol=1e-10, atol=1e-12)
