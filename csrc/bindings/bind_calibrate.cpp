@@ -2,6 +2,7 @@
 
 #include "bindings/ndarray.h"
 #include "convbasis/calibrate.h"
+#include "cpu/key_selection.h"
 
 namespace convbasis::bindings {
 namespace {
@@ -56,6 +57,42 @@ py::dict account(const AnyCalibration& any) {
       any.held);
 }
 
+template <class T>
+py::array_t<T> array_of(const std::vector<T>& numbers) {
+  return py::array_t<T>(static_cast<py::ssize_t>(numbers.size()), numbers.data());
+}
+
+/// All that the calibration says of one head, keys drawn for each query block among it.
+py::dict head(const AnyCalibration& any, index_t index) {
+  return std::visit(
+      [&]<class T>(const Calibration<T>& c) {
+        const HeadCalibration<T>& found = c.heads.at(static_cast<std::size_t>(index));
+        const FarKeys<T> far(c, found, index);
+        py::list drawn, reciprocals, steps;
+        for (index_t block = 0; block * kKeyBlock < c.rows; ++block) {
+          const FarDraw<T> draw = far.draw(select_keys(c, found, block), block);
+          drawn.append(array_of(draw.keys));
+          reciprocals.append(array_of(draw.reciprocals));
+          steps.append(draw.step);
+        }
+        py::dict result;
+        result["near_blocks"] = found.near_blocks;
+        result["retrieved"] = found.retrieved;
+        result["has_far"] = found.has_far;
+        result["heavy"] = array_of(found.heavy);
+        result["ranked"] = array_of(found.ranked)
+                               .reshape({static_cast<py::ssize_t>(steps.size()),
+                                         static_cast<py::ssize_t>(c.most_retrieved)});
+        result["key_weights"] = array_of(found.key_weights);
+        result["lag_weights"] = array_of(found.lag_weights);
+        result["drawn"] = drawn;
+        result["reciprocals"] = reciprocals;
+        result["steps"] = steps;
+        return result;
+      },
+      any.held);
+}
+
 void attend(const py::array& query, const py::array& key, const py::array& value,
             const AnyCalibration& any, py::array& out, py::object lse, py::array& far_share,
             double scale, const Heads& heads, int num_threads) {
@@ -95,7 +132,9 @@ void blocks(const py::array& query, const py::array& key, const py::array& value
 
 void register_calibrate(py::module_& module) {
   using py::arg;
-  py::class_<AnyCalibration>(module, "Calibration").def("account", &account);
+  py::class_<AnyCalibration>(module, "Calibration")
+      .def("account", &account)
+      .def("head", &head, arg("index"));
   module.def("calibrate", &fit, arg("query"), arg("key"), arg("value"), arg("scale"),
              arg("options"), arg("tol"), arg("num_threads"));
   module.def("calibrated_attention", &attend, arg("query"), arg("key"), arg("value"),

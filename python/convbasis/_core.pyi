@@ -50,6 +50,7 @@ def attention_rows(
 
 class Calibration:
     def account(self) -> dict[str, Any]: ...
+    def head(self, index: int) -> dict[str, Any]: ...
 
 def calibrate(
     query: _Floats,
