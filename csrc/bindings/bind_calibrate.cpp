@@ -68,12 +68,9 @@ py::dict head(const AnyCalibration& any, index_t index) {
       [&]<class T>(const Calibration<T>& c) {
         const HeadCalibration<T>& found = c.heads.at(static_cast<std::size_t>(index));
         const FarKeys<T> far(c, found, index);
-        py::list drawn, reciprocals, steps;
+        py::list drawn;
         for (index_t block = 0; block * kKeyBlock < c.rows; ++block) {
-          const FarDraw<T> draw = far.draw(select_keys(c, found, block), block);
-          drawn.append(array_of(draw.keys));
-          reciprocals.append(array_of(draw.reciprocals));
-          steps.append(draw.step);
+          drawn.append(array_of(far.draw(select_keys(c, found, block), block).keys));
         }
         py::dict result;
         result["near_blocks"] = found.near_blocks;
@@ -81,13 +78,11 @@ py::dict head(const AnyCalibration& any, index_t index) {
         result["has_far"] = found.has_far;
         result["heavy"] = array_of(found.heavy);
         result["ranked"] = array_of(found.ranked)
-                               .reshape({static_cast<py::ssize_t>(steps.size()),
+                               .reshape({static_cast<py::ssize_t>(drawn.size()),
                                          static_cast<py::ssize_t>(c.most_retrieved)});
         result["key_weights"] = array_of(found.key_weights);
         result["lag_weights"] = array_of(found.lag_weights);
         result["drawn"] = drawn;
-        result["reciprocals"] = reciprocals;
-        result["steps"] = steps;
         return result;
       },
       any.held);

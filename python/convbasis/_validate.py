@@ -203,7 +203,7 @@ def integer(
         raise wrong(function, name, "is not an integer", "an int", repr(value), TypeError)
     if value < minimum:
         raise wrong(function, name, "is too small", f"at least {minimum}", value)
-    if maximum is not None and value > maximum:
+    if maximum is not None and int(value) > maximum:
         raise wrong(function, name, "is too large", f"at most {maximum}", value)
     return int(value)
 

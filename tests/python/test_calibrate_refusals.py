@@ -1,7 +1,5 @@
 """Calibrated attention: what it refuses, in words, and what it leaves to exact attention."""
 
-import json
-
 import numpy as np
 import pytest
 

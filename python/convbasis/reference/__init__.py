@@ -21,6 +21,7 @@ Notation, used in every module. Indices start at 0: ``i`` a query row, ``j`` a k
 ``polynomial_attention`` attention with a polynomial in place of exp
 ``bounded_entries``      whether an input's entries are small enough for that
 ``masked_product``       ``(W o U1 U2^T) V`` for masks with structure, without an n x n array
+``calibrate``            exact keys, and a convolution fitted to the others
 ``sparsify``             a few reweighted columns that stand for all of a wide matrix
 ======================== =====================================================================
 
@@ -56,6 +57,17 @@ from .bounds import (
     logit_deviation,
     non_degeneracy,
     theorem_bound,
+)
+from .calibrate import (
+    CalibratedHead,
+    calibrated_attention,
+    draw_keys,
+    fit_far,
+    heavy_keys,
+    lag_bins,
+    rank_key_blocks,
+    sample_rows,
+    uniform_draw,
 )
 from .conv import (
     Basis,
@@ -118,6 +130,7 @@ from .training import attention_loss
 __all__ = [
     "Basis",
     "BoundedEntries",
+    "CalibratedHead",
     "PolynomialAttention",
     "a_posteriori_bound",
     "attention",
@@ -129,6 +142,7 @@ __all__ = [
     "barrier_sample",
     "basis_to_dense",
     "bounded_entries",
+    "calibrated_attention",
     "causal_product",
     "chernoff_columns",
     "conv",
@@ -140,13 +154,17 @@ __all__ = [
     "differences_to_dense",
     "distinct_columns_product",
     "distinct_rows_product",
+    "draw_keys",
     "exp_basis",
     "exp_differences",
     "exp_polynomial",
     "feature_count",
+    "fit_far",
+    "heavy_keys",
     "is_non_degenerate",
     "kernel_gradient",
     "key_features",
+    "lag_bins",
     "large_entries",
     "leverage_sample",
     "leverage_scores",
@@ -163,12 +181,14 @@ __all__ = [
     "polynomial_degree",
     "polynomial_error",
     "query_features",
+    "rank_key_blocks",
     "recover",
     "recover_logits",
     "row_change_product",
     "row_middles",
     "row_sums",
     "row_window_product",
+    "sample_rows",
     "search_bisect",
     "search_scan",
     "shifted_polynomial",
@@ -179,6 +199,7 @@ __all__ = [
     "spectral_range",
     "taylor_polynomial",
     "theorem_bound",
+    "uniform_draw",
     "visible",
     "whitening",
 ]
