@@ -37,6 +37,44 @@ def qkv():
 
 
 @pytest.fixture
+def content_heads():
+    """Query, key and value whose logits are sums of parts, each of its own size in each head.
+
+    A function of the lag, a part of the clusters that query and key belong to (in some heads, of
+    another query's), a few heavy keys, and noise.
+    """
+
+    def make(n, heads, *, d=32, kv_heads=None, dtype=np.float64, seed=0, strength=1.0):
+        rng = np.random.default_rng(seed)
+        kv_heads = heads if kv_heads is None else kv_heads
+        query = np.zeros((1, heads, n, d))
+        key, value = np.zeros((2, 1, kv_heads, n, d))
+        turning, content = slice(0, d // 2), slice(d // 2, d - 1)
+        angles = np.arange(n)[:, None] * 1e-4 ** (4 * np.arange(d // 4) / d)
+        turns = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+        for g in range(kv_heads):
+            clusters = np.repeat(rng.integers(8, size=n), rng.integers(1, 40, size=n))[:n]
+            centres = rng.normal(size=(8, d - 1 - d // 2))
+            key[0, g, :, turning] = turns
+            key[0, g, :, content] = centres[clusters] + 0.3 * rng.normal(size=(n, len(centres[0])))
+            key[0, g, rng.choice(n // 2, 6, replace=False), -1] = 1.0
+            value[0, g] = rng.normal(size=(8, d))[clusters] + rng.normal(size=(n, d))
+            value[0, g] += rng.normal(size=d)
+        for h in range(heads):
+            like = key[0, h * kv_heads // heads]
+            looked_up = rng.permutation(n) if rng.random() < 0.3 else np.arange(n)
+            size = rng.uniform(0.0, 2.0) * rng.random(d // 4)
+            query[0, h, :, turning] = turns * np.tile(size, 2)
+            query[0, h, :, content] = rng.uniform(0.0, 0.5) * like[looked_up, content]
+            query[0, h] += 0.3 * rng.normal(size=(n, d)) * (np.arange(d) >= d // 2)
+            query[0, h, :, -1] = rng.uniform(0.0, 8.0)
+        query *= strength
+        return query.astype(dtype), key.astype(dtype), value.astype(dtype)
+
+    return make
+
+
+@pytest.fixture
 def row_error():
     """Largest error of a row, relative to the norm of that row; 1 for an all-zero result."""
 

@@ -48,3 +48,30 @@ def test_no_number_is_too_large_for_the_sequence(arrays, name):
     if name != "retrieval_blocks":
         exact = cb.exact_attention(*arrays, is_causal=True)
         np.testing.assert_allclose(got, exact, rtol=1e-10, atol=1e-12)
+
+
+def test_what_it_cannot_do_is_said_before_anything_is_written(arrays):
+    query, key, value = arrays
+    out = np.full(query.shape, 7.0)
+    basis = cb.recover_basis(query, key, options=cb.RecoverOptions(num_bases=2))
+    for message, call in (
+        ("options is CalibrateOptions without is_causal", {"is_causal": False}),
+        ("certify is set with CalibrateOptions", {"certify": True, "return_report": True}),
+        ("options is given together with basis", {"basis": basis}),
+        ("on_miss is set, but nothing is judged", {"on_miss": "error"}),
+    ):
+        with pytest.raises(
+            (ValueError, NotImplementedError), match=rf"\[conv_attention\] {message}"
+        ):
+            attend(query, key, value, out=out, **call)
+    with pytest.raises(
+        NotImplementedError, match=r"with fewer keys than queries; expected at leas"
+    ):
+        attend(query, key[:-1], value[:-1], out=out)
+    assert (out == 7.0).all()
+
+
+def test_logits_that_overflow_are_refused(arrays):
+    query, key, value = (array.astype(np.float32) for array in arrays)
+    with pytest.raises(ValueError, match=r"query has logits with key that overflow"):
+        attend(query * np.float32(1e25), key * np.float32(1e25), value)

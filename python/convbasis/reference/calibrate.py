@@ -138,7 +138,7 @@ def far_model(
     model = np.where(far, key_weights, 0.0)
     model[far] *= bin_weights[bins]
     sums = model.sum(1, keepdims=True)
-    return np.asarray(model * np.where(sums > 0, row_masses[:, None] / sums, 0.0))
+    return np.asarray(model * (row_masses[:, None] / np.where(sums > 0, sums, 1.0)))
 
 
 def heavy_keys(masses: ArrayLike, sinks: int, count: int) -> Integers:

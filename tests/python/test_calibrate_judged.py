@@ -1,0 +1,164 @@
+"""What calibrated attention says of its error, and what it does about it."""
+
+import json
+
+import numpy as np
+import pytest
+
+import convbasis as cb
+
+CASES = [(2048, 0.2, 32), (2048, 0.05, 32), (4096, 0.1, 16)]
+
+
+def attend(arrays, **call):
+    call = {"is_causal": True, "scale": 1.0, "enable_gqa": True, **call}
+    call.setdefault("options", cb.CalibrateOptions())
+    return cb.conv_attention(*arrays, return_report=True, **call)
+
+
+def exactly(arrays):
+    return cb.exact_attention(*arrays, is_causal=True, scale=1.0, enable_gqa=True)
+
+
+def true_errors(out, exact):
+    exact = exact.astype(np.float64)
+    return np.linalg.norm(out - exact, axis=(2, 3)) / np.linalg.norm(exact, axis=(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("n", "tol", "heads"), [(2048, 0.2, 32), (2048, 0.05, 32), (4096, 0.1, 16)]
+)
+def test_errors_lie_in_their_intervals_and_below_the_tolerance(content_heads, n, tol, heads):
+    inside, below, far = [], [], []
+    for seed in range(2):
+        arrays = content_heads(n, heads, kv_heads=heads // 2, dtype=np.float32, seed=seed)
+        out, report = attend(arrays, tol=tol, options=cb.CalibrateOptions(seed=seed))
+        errors = true_errors(out, exactly(arrays))
+        assert (errors[report.exact_mask] < 1e-5).all()
+        kept = ~report.exact_mask
+        low, high = (report.error_interval[kept][:, end] for end in (0, 1))
+        inside += list((low <= errors[kept]) & (errors[kept] <= high))
+        below += list(errors[kept] <= tol)
+        far += list(errors[kept] / report.error_estimate[kept])
+        assert (high <= tol).all()
+    assert len(inside) >= heads // 2  # of 2 heads each: some are approximated
+    assert np.mean(inside) >= 0.9
+    assert np.mean(below) >= 0.95
+    assert 0.8 < np.median(far) < 1.2
+
+
+def test_without_a_tolerance_errors_are_told_too(content_heads):
+    arrays = content_heads(2048, 32, dtype=np.float32, seed=5)
+    out, report = attend(arrays)
+    errors = true_errors(out, exactly(arrays))
+    assert report.heads_exact == 0
+    assert not report.blocks_exact.any()
+    low, high = report.error_interval[..., 0], report.error_interval[..., 1]
+    assert np.mean((low <= errors) & (errors <= high)) >= 0.9
+
+
+def test_blocks_judged_exact_are_exact(content_heads, row_error):
+    arrays = content_heads(2085, 12, seed=3)
+    out, report = attend(arrays, tol=0.12)
+    some = (report.blocks_exact > 0) & ~report.exact_mask
+    assert some.any()
+    assert not some.all()
+    exact, kept = exactly(arrays), attend(arrays, tol=0.12, on_miss="keep")[0]
+    assert report.num_blocks == 33
+    for head in zip(*np.nonzero(~report.exact_mask), strict=True):
+        mended = 0
+        for rows in (slice(first, first + 64) for first in range(256, 2085, 64)):
+            if not np.array_equal(out[head][rows], kept[head][rows]):
+                assert row_error(out[head][rows], exact[head][rows]) < 1e-12
+                mended += 1
+        # Early blocks may have been all but exact before.
+        assert report.blocks_exact[head] - 8 <= mended <= report.blocks_exact[head]
+    assert row_error(out[report.exact_mask], exact[report.exact_mask]) < 1e-12
+
+
+def test_a_tiny_tolerance_means_exact_attention(content_heads, row_error):
+    arrays = content_heads(2085, 3)
+    out, report = attend(arrays, tol=1e-9)
+    assert row_error(out, exactly(arrays)) < 1e-12
+    assert report.method == "exact"
+    assert report.heads_exact == 3
+    assert (report.blocks_exact == report.num_blocks).all()
+    assert not report.error_interval.any()
+
+
+def test_hopeless_heads_are_seen_early(qkv, row_error):
+    query, key, value = qkv(2048, 16, lead=(1, 4), seed=2)
+    arrays = query * 2.0, key, value
+    out, report = attend(arrays, tol=0.05)
+    assert row_error(out, exactly(arrays)) < 1e-12
+    assert report.heads_exact == 4
+    assert report.exact_mask.all()
+    assert (report.sample_error > 0.05).all()
+    assert (report.exact_share <= 1.15).all()
+    assert report.judged_rows == 0
+    assert not report.has_far.any()
+
+
+def test_on_miss(content_heads):
+    arrays = content_heads(2048, 4, seed=1)
+    out = np.full(arrays[2].shape, 7.0)
+    with pytest.raises(cb.ToleranceMissed, match=r"tol is missed by . of 4 heads"):
+        attend(arrays, tol=0.01, on_miss="error", out=out)
+    assert (out == 7.0).all()
+    kept, report = attend(arrays, tol=0.01, on_miss="keep")
+    assert report.heads_exact == 0
+    assert report.on_miss == "keep"
+    assert (true_errors(kept, exactly(arrays)) > 0.01).any()
+    met, report = attend(arrays, tol=0.9, on_miss="error", out=out)
+    assert met is out
+    assert report.heads_exact == 0
+    assert (true_errors(out, exactly(arrays)) < 0.9).all()
+
+
+def test_out_and_lse_of_mended_blocks(content_heads):
+    arrays = content_heads(2048, 4, seed=3)
+    want, want_lse, report = attend(arrays, tol=0.12, return_lse=True)
+    assert report.blocks_exact.any()
+    out = np.empty((1, 4, 32, 2048)).swapaxes(2, 3)
+    got, _ = attend(arrays, tol=0.12, out=out)
+    assert got is out
+    np.testing.assert_array_equal(got, want)
+    _, exact_lse = cb.exact_attention(*arrays, is_causal=True, scale=1.0, return_lse=True)
+    assert np.median(np.abs(want_lse - exact_lse)) < 0.1
+
+
+@pytest.mark.parametrize("n", [0, 1, 65, 2047])
+def test_short_sequences_are_exact(content_heads, qkv, n):
+    arrays = qkv(n, 8, lead=(1, 2))
+    out, report = attend(arrays, tol=0.1)
+    np.testing.assert_array_equal(out, exactly(arrays))
+    assert report.method == "exact"
+    assert report.heads_exact == 2
+    np.testing.assert_array_equal(report.exact_share, np.ones((1, 2)))
+    assert json.loads(report.to_json())["sample_error"] == [[None, None]]
+
+
+def test_the_report(content_heads):
+    arrays = [array[0] for array in content_heads(2048, 3, seed=3)]
+    _, report = attend(arrays, tol=0.1)
+    for name in ("error_estimate", "sample_error", "exact_mask", "blocks_exact", "window"):
+        assert getattr(report, name).shape == (3,)
+    assert report.error_interval.shape == (3, 2)
+    plain = report.to_dict()
+    assert json.loads(report.to_json()) == json.loads(json.dumps(plain))
+    assert plain["heads_exact"] == sum(plain["exact_mask"])
+    assert plain["tol"] == 0.1
+    for head in range(3):
+        whole = plain["exact_mask"][head]
+        assert (plain["blocks_exact"][head] == 32) == whole
+        assert whole or 64 <= plain["window"][head] == 64
+        # At most what is approximated, all of it again, and the sample rows.
+        assert 0.05 < plain["exact_share"][head] < 1.7
+    text = str(report)
+    assert text == report.to_markdown()
+    assert len(text.splitlines()) == 7
+    assert "| 2 |" in text
+    assert "heads exact" in repr(report)
+    single = attend([array[0] for array in arrays], tol=0.1, enable_gqa=False)[1]
+    assert np.ndim(single.error_estimate) == 0
+    assert "| - |" in str(single)
