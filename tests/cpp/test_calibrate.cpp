@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <cmath>
-#include <set>
 #include <vector>
 
 #include "builds.h"
@@ -8,7 +7,6 @@
 #include "convbasis/attention.h"
 #include "convbasis/calibrate.h"
 #include "convbasis/error.h"
-#include "core/draws.h"
 #include "cpu/far_fit.h"
 #include "cpu/key_selection.h"
 
@@ -76,4 +74,170 @@ TEST(calibrate_takes_short_heads_exactly) {
     CHECK_NEAR(largest_difference(problem.attend(problem.calibrated({})), problem.exact()), 0.0,
                1e-13);
   }
+}
+
+TEST(calibrate_fits_what_is_there) {
+  // Attention that is alpha_i * lag_i-j * key_j beyond the window, all in one bin of each.
+  constexpr index_t kRows = 1000, kWindow = 16, kLag = 300;
+  std::vector<double> keys(kRows), lags(kRows, 1.0);
+  for (index_t j = 0; j < kRows; ++j) keys[at(j)] = j % 2 == 0 ? 1.5 : 0.5;
+  lags[kLag] = 400;  // stands out
+  std::vector<index_t> rows;
+  for (index_t i = 400; i < kRows; i += 4) rows.push_back(i);
+  std::vector<double> weights(rows.size() * at(kRows)), sums;
+  for (std::size_t r = 0; r < rows.size(); ++r) {
+    double sum = 0;
+    for (index_t j = 0; j <= rows[r]; ++j)
+      sum += weights[r * at(kRows) + at(j)] = lags[at(rows[r] - j)] * keys[at(j)];
+    sums.push_back(sum);
+  }
+  const FarMasses masses = far_masses<double>(rows, {weights.data(), kRows}, sums, kRows, kWindow);
+  double by_row = 0, by_key = 0, by_lag = 0;
+  for (const double mass : masses.rows) by_row += mass;
+  for (const double mass : masses.keys) by_key += mass;
+  for (const double mass : masses.lags) by_lag += mass;
+  CHECK_NEAR(by_key, by_row, 1e-9);
+  CHECK_NEAR(by_lag, by_row, 1e-9);
+  CHECK(masses.lags[kWindow - 1] == 0 && masses.lags[kWindow] > 0);
+
+  const FarWeights fitted = fit_far(masses, rows, kWindow);
+  double mean = 0, sum = 0;
+  for (const double key : fitted.keys) mean += key / kRows;
+  for (const double lag : fitted.lags) sum += lag;
+  CHECK_NEAR(mean, 1.0, 1e-12);
+  CHECK_NEAR(sum, 1.0, 1e-12);
+  CHECK(fitted.lags[kWindow - 1] == 0);
+  for (const index_t beside : {kLag - 1, kLag + 1})  // bins of their own
+    CHECK(fitted.lags[kLag] > 150 * fitted.lags[at(beside)]);
+  for (index_t j = 100; j < 300; j += 2)  // drawn to equal weights a little
+    CHECK(fitted.keys[at(j)] > 1.5 * fitted.keys[at(j + 1)]);
+}
+
+TEST(calibrate_takes_each_key_once) {
+  const index_t n = 1000;
+  const Heads<double> problem(2, n);
+  CalibrateOptions options;
+  options.window = 70;
+  options.retrieval_blocks = 2;
+  const Calibration<double> found = problem.calibrated(options);
+  for (index_t flat = 0; flat < 2; ++flat) {
+    const HeadCalibration<double>& head = found.heads[at(flat)];
+    const FarKeys<double> far(found, head, flat);
+    for (index_t block = 0; block < ceil_div(n, kKeyBlock); ++block) {
+      const KeySelection selection = select_keys(found, head, block);
+      const index_t end = std::min((block + 1) * kKeyBlock, n);
+      std::vector<int> times(at(end), 0);
+      for (const auto* ranges : {&selection.exact, &selection.far})
+        for (const KeyRange& range : *ranges)
+          for (index_t j = range.first; j < range.last; ++j) ++times[at(j)];
+      for (const int count : times) CHECK(count == 1);
+      CHECK(selection.exact.back().last == end);
+      CHECK(selection.far.empty() == (block < kWholeBlocks));
+      for (const index_t key : far.draw(selection, block).keys) {
+        CHECK(std::any_of(selection.far.begin(), selection.far.end(), [&](const KeyRange& range) {
+          return range.first <= key && key < range.last;
+        }));
+        CHECK(!std::binary_search(head.heavy.begin(), head.heavy.end(), key));
+      }
+    }
+  }
+}
+
+TEST(calibrate_draws_are_right_in_the_mean) {
+  const index_t n = 1000, block = 12;
+  constexpr int kSeeds = 4000;
+  const Heads<double> problem(1, n);
+  CalibrateOptions options;
+  options.sample_keys = 8;
+  Calibration<double> found = problem.calibrated(options);
+  const HeadCalibration<double>& head = found.heads[0];
+  const KeySelection selection = select_keys(found, head, block);
+  const std::vector<double> f = random_numbers<double>(n, 9);
+  double want = 0, mean = 0, square = 0;
+  for (const KeyRange& range : selection.far)
+    for (index_t j = range.first; j < range.last; ++j)
+      if (head.key_weights[at(j)] > 0) want += f[at(j)];
+  for (int seed = 0; seed < kSeeds; ++seed) {
+    found.options.seed = static_cast<std::uint64_t>(seed);
+    const FarDraw<double> draw = FarKeys<double>(found, head, 0).draw(selection, block);
+    CHECK(draw.keys.size() == 8);
+    double sum = 0;
+    for (std::size_t s = 0; s < draw.keys.size(); ++s)
+      sum += draw.step * f[at(draw.keys[s])] * draw.reciprocals[s];
+    mean += sum / kSeeds;
+    square += sum * sum / kSeeds;
+  }
+  CHECK(square > mean * mean);
+  CHECK_NEAR(mean, want, 4 * std::sqrt((square - mean * mean) / kSeeds));
+}
+
+TEST(calibrate_does_not_depend_on_threads) {
+  for (const index_t heads : {1, 5}) {
+    const Heads<float> problem(heads, 1100);
+    CalibrateOptions options;
+    options.tol = 0.9;
+    const Calibration<float> one = problem.calibrated(options, 1);
+    const std::vector<float> want = problem.attend(one, 1);
+    for (const int threads : {2, 3}) {
+      const Calibration<float> found = problem.calibrated(options, threads);
+      for (index_t h = 0; h < heads; ++h) {
+        const auto &a = one.heads[at(h)], &b = found.heads[at(h)];
+        CHECK(a.heavy == b.heavy && a.ranked == b.ranked && a.key_weights == b.key_weights);
+        CHECK(a.lag_weights == b.lag_weights && a.sample_error == b.sample_error);
+        CHECK(a.retrieved == b.retrieved && a.has_far == b.has_far);
+      }
+      CHECK(problem.attend(found, threads) == want);
+    }
+  }
+}
+
+TEST(exact_blocks_writes_its_blocks_alone) {
+  const Heads<double> problem(2, 300);
+  const index_t count = ceil_div(problem.rows, kKeyBlock);
+  std::vector<char> blocks(at(2 * count), 0);
+  blocks[1] = blocks[at(count - 1)] = blocks[at(count)] = 1;
+  const std::vector<double> want = problem.exact();
+  std::vector<double> out(want.size(), 7.0), lse(at(2 * problem.rows), 7.0);
+  exact_blocks<double>(problem.view(problem.query), problem.view(problem.key),
+                       problem.view(problem.value), blocks, problem.write(out),
+                       contiguous_view<double, 3>(lse.data(), {1, 2, problem.rows}),
+                       Heads<double>::causal());
+  for (index_t row = 0; row < 2 * problem.rows; ++row) {
+    const bool listed =
+        blocks[at(row / problem.rows * count + row % problem.rows / kKeyBlock)] != 0;
+    CHECK((lse[at(row)] != 7.0) == listed);
+    for (index_t c = 0; c < problem.dim; ++c) {
+      const std::size_t place = at(row * problem.dim + c);
+      CHECK_NEAR(out[place], listed ? want[place] : 7.0, 1e-13);
+    }
+  }
+}
+
+TEST(calibrate_names_what_is_wrong) {
+  const Heads<float> problem(1, 80);
+  const auto with = [&](auto member, auto value) {
+    CalibrateOptions options;
+    options.*member = value;
+    return [&problem, options] { (void)problem.calibrated(options); };
+  };
+  CHECK_THROWS(with(&CalibrateOptions::window, 0)(), InvalidArgument,
+               "[conv_attention] options.window is out of range; expected 1 or more");
+  CHECK_THROWS(with(&CalibrateOptions::sinks, -1)(), InvalidArgument, "options.sinks");
+  CHECK_THROWS(with(&CalibrateOptions::heavy_keys, -1)(), InvalidArgument, "options.heavy_keys");
+  CHECK_THROWS(with(&CalibrateOptions::retrieval_blocks, -1)(), InvalidArgument,
+               "options.retrieval_blocks");
+  CHECK_THROWS(with(&CalibrateOptions::sample_rows, 0)(), InvalidArgument, "options.sample_rows");
+  CHECK_THROWS(with(&CalibrateOptions::sample_keys, 0)(), InvalidArgument, "options.sample_keys");
+  CHECK_THROWS(with(&CalibrateOptions::tol, NAN)(), InvalidArgument, "options.tol");
+  const Heads<float> shorter(1, 70);
+  CHECK_THROWS((void)calibrate<float>(problem.view(problem.query), shorter.view(shorter.key),
+                                      shorter.view(shorter.value), {}, problem.causal()),
+               InvalidArgument, "key has 70 rows; expected as many as query");
+  CHECK_THROWS((void)problem.attend(shorter.calibrated({})), InvalidArgument,
+               "to match the calibration");
+  std::vector<float> out(problem.value.size());
+  CHECK_THROWS(exact_blocks<float>(problem.view(problem.query), problem.view(problem.key),
+                                   problem.view(problem.value), std::vector<char>(3),
+                                   problem.write(out), {}, problem.causal()),
+               InvalidArgument, "blocks has 3 entries");
 }

@@ -184,6 +184,29 @@ TEST(scale_multiplies_every_element_once) {
   });
 }
 
+TEST(subtract_product_subtracts_and_sums) {
+  for_each_build([]<class T>(const Kernels<T>& simd, T) {
+    for_each_vector<T>(55, [&](T* y, index_t n) {
+      const std::vector<T> before(y, y + n), a = random_numbers<T>(n + 1, 56);
+      const std::vector<T> b = random_numbers<T>(n, 57);
+      Sum sum;
+      const double got = simd.subtract_product(y, T(0.7), a.data() + 1, b.data(), n);
+      for (index_t i = 0; i < n; ++i) {
+        const auto place = static_cast<std::size_t>(i);
+        const T product = a[place + 1] * b[place];
+        sum.add(product, T(1));
+        Sum entry;
+        entry.add(before[place], T(1));
+        entry.add(T(-0.7), product);
+        CHECK_NEAR(entry.error(static_cast<long double>(y[i])), 0.0, 2 * kEps<T>);
+      }
+      // Terms are added in T, lane by lane: at most 130 of them, and the lanes.
+      if (n > 0) CHECK_NEAR(sum.error(static_cast<long double>(got)), 0.0, 70 * kEps<T>);
+      if (n == 0) CHECK(got == 0);
+    });
+  });
+}
+
 TEST(copy_reversed_turns_every_length_around) {
   for_each_build([]<class T>(const Kernels<T>& simd, T) {
     for_each_vector<T>(50, [&](T* x, index_t n) {
