@@ -179,6 +179,27 @@ std::function<void()> polynomial(index_t n, index_t d, index_t degree) {
   };
 }
 
+/// Calibration and attention, everything but the judging.
+std::function<void()> calibrated(index_t n, index_t d) {
+  struct Arrays {
+    Arrays(index_t rows, index_t channels)
+        : head(rows, channels), share(static_cast<std::size_t>(rows)) {}
+    HeadProblem head;
+    std::vector<float> share;
+  };
+  return [p = std::make_shared<Arrays>(n, d)] {
+    AttentionOptions attention;
+    attention.is_causal = true;
+    HeadProblem& head = p->head;
+    const auto query = head.view(head.query), key = head.view(head.key);
+    const auto value = head.view(head.value);
+    const Calibration<float> found = calibrate<float>(query, key, value, {}, attention, kOneThread);
+    calibrated_attention<float>(query, key, value, found, head.output(), {},
+                                contiguous_view<float, 3>(p->share.data(), {1, 1, head.rows}),
+                                attention, {}, kOneThread);
+  };
+}
+
 struct Case {
   const char* name;
   std::function<void()> (*make)();
@@ -198,6 +219,7 @@ const Case kCases[] = {
     {"recover_basis", [] { return recovery(2048, 64); }},
     {"exact_attention", [] { return exact(512, 64); }},
     {"exact_attention_windowed", [] { return windowed(1024, 64, 64); }},
+    {"calibrated_attention", [] { return calibrated(1024, 64); }},
     {"polynomial_attention", [] { return polynomial(1024, 8, 4); }},
 };
 
