@@ -25,7 +25,8 @@ def panel(ax: Axes, curves: Curve, dashed: str, x: str, y: str) -> None:
     ax.set_ylabel(y)
     ax.grid(True, which="major", alpha=0.25)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, fontsize=8)
+    if curves:
+        ax.legend(frameon=False, fontsize=8)
 
 
 def draw(file: str, times: Curve, epsilons: Curve, n: int) -> None:
@@ -34,8 +35,15 @@ def draw(file: str, times: Curve, epsilons: Curve, n: int) -> None:
     left, right = figure.subplots(1, 2)
     panel(left, times, "dense", f"d, columns of x (n = {n})", "seconds")
     panel(right, epsilons, "promised", "m / n, columns kept for each row", "epsilon")
-    for ax in (left, right):
+    for ax, curves in ((left, times), (right, epsilons)):
+        if not curves:
+            ax.set_visible(False)  # of a table that was not asked for
         ax.set_facecolor(CARD)
         ax.tick_params(colors=INK)
-    right.axhline(1.0, color=INK, linewidth=0.6)
+    right.axhline(1.0, color=INK, linewidth=0.6)  # from there on nothing is certain
+    right.set_xticks(list(next(iter(epsilons.values()), [])))
+    right.set_yticks([0.25, 0.5, 1, 2, 4])
+    for axis in (right.xaxis, right.yaxis):
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter("")
     figure.savefig(file, dpi=150, facecolor=CARD)
