@@ -72,7 +72,7 @@ struct Sparsified {
 /// epsilon = 2 sqrt(c) / (c + 1). From d columns on, all that are not zero are taken as they are.
 /// Cost O(n^2 d), of sparse columns O(sum of nnz_j^2), and O(k^3) a column of bss. Throws
 /// InvalidArgument when an argument breaks a rule, NaN and infinity included, and BackendError if
-/// LAPACK's iteration does not converge.
+/// LAPACK's iteration does not converge or rounding closes the gap between the barriers.
 [[nodiscard]] Sparsified sparsify_features(const Columns& x, const SparsifyOptions& options = {},
                                            const Exec& exec = {});
 
