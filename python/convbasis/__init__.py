@@ -94,6 +94,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """What needs another library is imported when it is first used."""
-    if name == "torch":
-        return importlib.import_module("convbasis.torch")
+    if name in ("sklearn", "torch"):
+        return importlib.import_module(f"convbasis.{name}")
     raise AttributeError(f"module 'convbasis' has no attribute {name!r}")

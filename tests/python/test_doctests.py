@@ -19,8 +19,9 @@ MODULES = sorted(
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples(name):
-    if name.startswith("convbasis.torch"):
-        pytest.importorskip("torch")
+    for needed in ("sklearn", "torch"):
+        if name.startswith(f"convbasis.{needed}"):
+            pytest.importorskip(needed)
     result = doctest.testmod(importlib.import_module(name), raise_on_error=False)
     assert result.failed == 0
 
