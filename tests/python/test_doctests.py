@@ -19,8 +19,8 @@ MODULES = sorted(
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples(name):
-    if name.startswith("convbasis.torch"):
-        pytest.importorskip("torch")
+    if name.startswith(("convbasis.torch", "convbasis.transformers")):
+        pytest.importorskip(name.split(".")[1])
     result = doctest.testmod(importlib.import_module(name), raise_on_error=False)
     assert result.failed == 0
 
