@@ -118,13 +118,14 @@ def test_a_missing_core_says_what_to_do():
     ), done.stderr
 
 
-def test_what_needs_torch_is_imported_when_used():
+@pytest.mark.parametrize("module", ["torch", "transformers"])
+def test_what_needs_torch_is_imported_when_used(module):
     script = (
         "import sys; sys.modules['torch'] = None; import convbasis as cb\n"
-        "try:\n    cb.torch\nexcept ImportError as error:\n    print(error)"
+        f"try:\n    cb.{module}\nexcept ImportError as error:\n    print(error)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    message = r"\[convbasis\.torch\] .*; expected .*'pip install torch'; got "
+    message = rf"\[convbasis\.{module}\] .*; expected .*pip install .*{module}.*; got "
     assert re.match(message, done.stdout), done.stderr
     with pytest.raises(AttributeError, match="no attribute 'tensorflow'"):
         _ = cb.tensorflow

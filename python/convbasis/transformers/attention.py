@@ -68,9 +68,13 @@ class Attention:
             return []
         collect = self.statistics is not None
         half = query.dtype in (torch.float16, torch.bfloat16)
-        tensors = [tensor.detach() for tensor in (query, key, value)]
+        query, key, value = (
+            (tensor.float() if half else tensor).detach().numpy() for tensor in (query, key, value)
+        )
         done = conv_attention(
-            *((tensor.float() if half else tensor).numpy() for tensor in tensors),
+            query,
+            key,
+            value,
             is_causal=True,
             scale=scale,
             enable_gqa=True,
