@@ -25,6 +25,7 @@ PYBIND11_MODULE(_core, module, pybind11::mod_gil_not_used()) {
   register_attention(module);
   register_backward(module);
   register_basis(module);
+  register_calibrate(module);
   register_cost(module);
   register_info(module);
   register_lowrank(module);

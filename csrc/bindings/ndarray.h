@@ -135,6 +135,7 @@ py::array_t<T> make_array(std::vector<py::ssize_t> shape) {
 void register_attention(py::module_& module);
 void register_backward(py::module_& module);
 void register_basis(py::module_& module);
+void register_calibrate(py::module_& module);
 void register_cost(py::module_& module);
 void register_info(py::module_& module);
 void register_lowrank(py::module_& module);

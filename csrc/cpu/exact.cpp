@@ -6,6 +6,7 @@
 #include "core/heads.h"
 #include "core/shape.h"
 #include "cpu/blas.h"
+#include "cpu/exact_head.h"
 #include "cpu/row_tiles.h"
 #include "cpu/rows.h"
 #include "cpu/tiles.h"
@@ -99,21 +100,22 @@ struct KeyValue {
   ValueRows<T> value;
 };
 
-/// All rows of one head in tiles, `every` row in the order of the queries.
+}  // namespace
+
 template <class T>
-void attend_head(const View<const T, 2>& query, const View<const T, 2>& key,
-                 const View<const T, 2>& value, double scale, const VisibleKeys& visible,
-                 std::span<const index_t> every, const View<T, 2>& out, const View<T, 1>& lse,
-                 const Exec& exec) {
+void exact_head(const View<const T, 2>& query, const View<const T, 2>& key,
+                const View<const T, 2>& value, double scale, const VisibleKeys& visible,
+                std::span<const index_t> listed, const View<T, 2>& out, const View<T, 1>& lse,
+                const Exec& exec) {
   const KeyValue<T> source(key, value, visible.key_order(), exec);
-  const index_t count = static_cast<index_t>(every.size()), channels = value.shape[1];
+  const index_t count = static_cast<index_t>(listed.size()), channels = value.shape[1];
   const Panels<T> keys(source.key, key.shape[0], query.shape[1], exec);
   const index_t most = panel_rows<T>(std::max(query.shape[1], channels));
   const index_t tiles = ceil_div(count, most);
   parallel_for(exec, tiles, [&](index_t item, int) {
     const index_t first = (tiles - 1 - item) * most;  // the longest rows first
-    const auto rows = every.subspan(static_cast<std::size_t>(first),
-                                    static_cast<std::size_t>(std::min(most, count - first)));
+    const auto rows = listed.subspan(static_cast<std::size_t>(first),
+                                     static_cast<std::size_t>(std::min(most, count - first)));
     DotScores<T> scores(query, keys, query.shape[1], scale);
     OnlineSoftmax<T> softmax(channels, "exact_attention", kPanel);
     Buffer<T> result(most * channels);
@@ -128,6 +130,8 @@ void attend_head(const View<const T, 2>& query, const View<const T, 2>& key,
     }
   });
 }
+
+namespace {
 
 /// Attention of listed rows to each range of keys: sorted row i and range r at r * count + i.
 template <class T>
@@ -225,9 +229,9 @@ void exact_attention(View<const T, 4> query, View<const T, 4> key, View<const T,
   const std::vector<index_t> rows = positions(visible.query_order(), n);
   for_each_head(exec, list.size(), [&](index_t i, const Exec& inside) {
     const auto [b, h, g] = head_index(list[i], query_heads, key.shape[1]);
-    attend_head<T>(head_view(query, b, h), head_view(key, b, g), head_view(value, b, g),
-                   scale_of(options, query.shape[3]), visible, rows, head_view(out, b, h),
-                   head_view(lse, b, h), inside);
+    exact_head<T>(head_view(query, b, h), head_view(key, b, g), head_view(value, b, g),
+                  scale_of(options, query.shape[3]), visible, rows, head_view(out, b, h),
+                  head_view(lse, b, h), inside);
   });
 }
 
@@ -257,6 +261,10 @@ void attention_rows(View<const T, 4> query, View<const T, 4> key, View<const T, 
 
 #define CONVBASIS_INSTANTIATE(T)                                                                  \
   template class OnlineSoftmax<T>;                                                                \
+  template void exact_head(const View<const T, 2>&, const View<const T, 2>&,                      \
+                           const View<const T, 2>&, double, const VisibleKeys&,                   \
+                           std::span<const index_t>, const View<T, 2>&, const View<T, 1>&,        \
+                           const Exec&);                                                          \
   template void exact_attention(View<const T, 4>, View<const T, 4>, View<const T, 4>, View<T, 4>, \
                                 View<T, 3>, const AttentionOptions&, std::span<const index_t>,    \
                                 const Exec&);                                                     \

@@ -128,6 +128,8 @@ struct Kernels {
   bool (*all_finite)(const T* x, index_t n);
   /// y[i] *= factor.
   void (*scale)(T* y, T factor, index_t n);
+  /// y[i] -= factor * a[i] * b[i]; returns the sum of a[i] * b[i].
+  double (*subtract_product)(T* y, T factor, const T* a, const T* b, index_t n);
   /// x[i] = other where bit at + i of the words is 0, bit 0 being the lowest of the first word.
   void (*hide)(T* x, const std::uint64_t* words, index_t at, T other, index_t n);
 

@@ -207,6 +207,25 @@ void scale(T* y, T factor, index_t n) {
   for (; i < n; ++i) y[i] *= factor;
 }
 
+template <class T>
+double subtract_product(T* y, T factor, const T* a, const T* b, index_t n) {
+  const Vec<T> times(factor);
+  Vec<T> sum(T(0));
+  index_t i = 0;
+  for (; i + kLanes<T> <= n; i += kLanes<T>) {
+    const Vec<T> product = load(a + i) * load(b + i);
+    store(y + i, xsimd::fnma(times, product, load(y + i)));
+    sum += product;
+  }
+  double rest = 0;
+  for (; i < n; ++i) {
+    const T product = a[i] * b[i];
+    y[i] -= factor * product;
+    rest += static_cast<double>(product);
+  }
+  return rest + static_cast<double>(xsimd::reduce_add(sum));
+}
+
 }  // namespace
 }  // namespace convbasis
 
@@ -231,6 +250,7 @@ constexpr Kernels<T> kTable{
     copy_reversed<T>,
     all_finite<T>,
     scale<T>,
+    subtract_product<T>,
     hide<T>,
     dots<T>,
     band_dots<T>,

@@ -4,6 +4,7 @@
 #include "convbasis/attention.h"
 #include "convbasis/backward.h"
 #include "convbasis/basis.h"
+#include "convbasis/calibrate.h"
 #include "convbasis/cost_model.h"
 #include "convbasis/device.h"
 #include "convbasis/error.h"

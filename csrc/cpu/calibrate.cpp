@@ -1,0 +1,240 @@
+#include "convbasis/calibrate.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "core/draws.h"
+#include "core/heads.h"
+#include "core/shape.h"
+#include "cpu/dense_rows.h"
+#include "cpu/far_fit.h"
+#include "cpu/key_selection.h"
+#include "cpu/rank_keys.h"
+
+namespace convbasis {
+namespace {
+
+constexpr const char* kName = "conv_attention";
+
+/// Groups of a head, at most, and the fewest rows of one.
+constexpr index_t kGroups = 16, kGroupRows = 256;
+
+/// Rows judged in each group.
+constexpr index_t kJudged = 8;
+
+/// Sample rows that choices are tried on.
+constexpr index_t kTried = 32;
+
+/// Choices are fitted to the sample rows themselves, so their error there has to be that much
+/// below what is wanted.
+constexpr double kMargin = 0.6;
+
+/// A row may have at most this share of exact keys: with more, exact attention is about as fast.
+constexpr double kMostExact = 0.8;
+
+std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
+
+/// One row drawn from each of `count` equal parts of [first, last).
+std::vector<index_t> draw_rows(std::uint64_t seed, index_t flat, index_t stream, index_t first,
+                               index_t last, index_t count) {
+  count = std::clamp<index_t>(count, 0, std::max<index_t>(last - first, 0));
+  std::vector<index_t> rows;
+  for (index_t part = 0; part < count; ++part) {
+    const index_t begin = first + (last - first) * part / count;
+    const index_t end = first + (last - first) * (part + 1) / count;
+    const double place = uniform_draw(seed, flat, stream, part) * static_cast<double>(end - begin);
+    rows.push_back(std::min(begin + static_cast<index_t>(place), end - 1));
+  }
+  return rows;
+}
+
+/// The first keys, and those with the largest masses.
+std::vector<index_t> heavy_keys(const std::vector<double>& masses, index_t sinks, index_t count) {
+  std::vector<index_t> keys(masses.size());
+  std::iota(keys.begin(), keys.end(), index_t{0});
+  const auto n = static_cast<index_t>(keys.size());
+  sinks = std::min(sinks, n);
+  count = std::min(count, n - sinks);
+  std::partial_sort(keys.begin() + sinks, keys.begin() + sinks + count, keys.end(),
+                    [&](index_t a, index_t b) {
+                      return masses[at(a)] != masses[at(b)] ? masses[at(a)] > masses[at(b)] : a < b;
+                    });
+  keys.resize(at(sinks + count));
+  while (!keys.empty() && static_cast<index_t>(keys.size()) > sinks && masses[at(keys.back())] <= 0)
+    keys.pop_back();
+  std::sort(keys.begin(), keys.end());
+  return keys;
+}
+
+/// Fits and judges one head.
+template <class T>
+class HeadCalibrator {
+ public:
+  HeadCalibrator(const HeadArrays<T>& head, Calibration<T>& calibration, index_t flat,
+                 const Exec& exec)
+      : head_(head), all_(calibration), flat_(flat), exec_(exec) {}
+
+  void run() {
+    const CalibrateOptions& options = all_.options;
+    HeadCalibration<T>& found = all_.heads[at(flat_)];
+    found.near_blocks = ceil_div(options.window, kKeyBlock);
+    const DenseRows<T> sample(head_,
+                              draw_rows(options.seed, flat_, -1, kWholeBlocks * kKeyBlock, head_.n,
+                                        std::min(options.sample_rows, head_.n / 32)),
+                              exec_);
+    const index_t window = options.window;
+    const FarMasses masses =
+        far_masses(sample.rows(), sample.weights(), sample.sums(), head_.n, window);
+    const FarWeights fitted = fit_far(masses, sample.rows(), window);
+    found.heavy = heavy_keys(masses.keys, options.sinks, options.heavy_keys);
+    found.key_weights.assign(fitted.keys.begin(), fitted.keys.end());
+    found.lag_weights.assign(fitted.lags.begin(), fitted.lags.end());
+    for (const index_t key : found.heavy) found.key_weights[at(key)] = T(0);
+    found.ranked =
+        rank_key_blocks(head_, found.heavy, found.near_blocks, all_.most_retrieved, exec_);
+    choose(sample, found);
+    judge(found);
+  }
+
+ private:
+  /// The fewest retrieved blocks that bring the sample rows within the wanted error, with or
+  /// without the far keys; the most when none does.
+  void choose(const DenseRows<T>& sample, HeadCalibration<T>& found) const {
+    if (sample.rows().empty()) return;
+    const index_t step = ceil_div(static_cast<index_t>(sample.rows().size()), kTried);
+    const double limit = kMargin * all_.options.tol;
+    const auto try_out = [&](index_t retrieved) {
+      found.retrieved = retrieved;
+      found.has_far = false;
+      found.sample_error = error_of(sample, found, step);
+      HeadCalibration<T>& with = found;
+      const double without = found.sample_error;
+      with.has_far = true;
+      found.sample_error = error_of(sample, with, step);
+      if (without < found.sample_error) {
+        found.has_far = false;
+        found.sample_error = without;
+      }
+      return found.sample_error <= limit;
+    };
+    std::vector<index_t> choices{0};
+    for (index_t m = 1; m <= all_.most_retrieved; m *= 2) choices.push_back(m);
+    index_t low = 0, high = static_cast<index_t>(choices.size()) - 1;
+    while (low < high) {
+      const index_t middle = (low + high) / 2;
+      if (try_out(choices[at(middle)])) {
+        high = middle;
+      } else {
+        low = middle + 1;
+      }
+    }
+    try_out(choices[at(low)]);
+  }
+
+  double error_of(const DenseRows<T>& sample, const HeadCalibration<T>& found, index_t step) const {
+    const std::vector<double> errors = sample.squared_errors(all_, found, flat_, step, exec_);
+    double error = 0, weight = 0;
+    for (std::size_t r = 0; r < errors.size(); ++r) {
+      error += errors[r];
+      weight += sample.norms()[r * at(step)];
+    }
+    return weight > 0 ? std::sqrt(error / weight) : 0;
+  }
+
+  /// Errors of rows that nothing was fitted to; of a head without hope they are not asked for.
+  void judge(const HeadCalibration<T>& found) const {
+    const index_t judged = all_.judged, groups = all_.groups;
+    const auto first = at(flat_ * groups * judged);
+    if (all_.options.tol > 0 && !(found.sample_error <= all_.options.tol)) {
+      std::fill_n(all_.errors.begin() + static_cast<std::ptrdiff_t>(first), groups * judged,
+                  INFINITY);
+      std::fill_n(all_.weights.begin() + static_cast<std::ptrdiff_t>(first), groups * judged, 1.0);
+      return;
+    }
+    std::vector<index_t> rows;
+    for (index_t g = 0; g < groups; ++g) {
+      const index_t begin = g * all_.group_rows;
+      const index_t end = g + 1 == groups ? head_.n : begin + all_.group_rows;
+      const std::vector<index_t> some = draw_rows(all_.options.seed, flat_, g, begin, end, judged);
+      rows.insert(rows.end(), some.begin(), some.end());
+    }
+    const DenseRows<T> sample(head_, std::move(rows), exec_);
+    const std::vector<double> errors = sample.squared_errors(all_, found, flat_, 1, exec_);
+    std::copy(errors.begin(), errors.end(),
+              all_.errors.begin() + static_cast<std::ptrdiff_t>(first));
+    std::copy(sample.norms().begin(), sample.norms().end(),
+              all_.weights.begin() + static_cast<std::ptrdiff_t>(first));
+  }
+
+  const HeadArrays<T>& head_;
+  Calibration<T>& all_;
+  index_t flat_;
+  const Exec& exec_;
+};
+
+void check(const CalibrateOptions& options) {
+  const auto rule = [](bool holds, const char* name, const char* expected) {
+    require(holds, kName,
+            std::string("options.") + name + " is out of range; expected " + expected);
+  };
+  rule(options.window >= 1, "window", "1 or more");
+  rule(options.sinks >= 0, "sinks", "0 or more");
+  rule(options.heavy_keys >= 0, "heavy_keys", "0 or more");
+  rule(options.retrieval_blocks >= 0, "retrieval_blocks", "0 or more");
+  rule(options.sample_rows >= 1, "sample_rows", "1 or more");
+  rule(options.sample_keys >= 1, "sample_keys", "1 or more");
+  rule(options.tol >= 0 && std::isfinite(options.tol), "tol", "0 or more");
+}
+
+/// Blocks to retrieve at most, so that exact keys stay below their share of a row's.
+index_t most_retrieved(const CalibrateOptions& options, index_t n) {
+  const double mean = kMostExact * static_cast<double>(n) / 2;
+  const double fixed = static_cast<double>(options.window + options.heavy_keys + kKeyBlock);
+  const auto fitting = static_cast<index_t>(std::max(mean - fixed, 0.0) / kKeyBlock);
+  return std::min(options.retrieval_blocks, fitting);
+}
+
+}  // namespace
+
+template <class T>
+Calibration<T> calibrate(View<const T, 4> query, View<const T, 4> key, View<const T, 4> value,
+                         const CalibrateOptions& options, const AttentionOptions& attention,
+                         const Exec& exec) {
+  require_attention(kName, query, key, value);
+  check(options);
+  const auto [batch, query_heads, n, head_dim] = query.shape;
+  require(
+      n >= 1 && key.shape[2] == n, kName,
+      "key has " + std::to_string(key.shape[2]) + " rows; expected as many as query, 1 or more");
+  const index_t count = batch * query_heads;
+  Calibration<T> found;
+  found.options = options;
+  found.batch = batch;
+  found.query_heads = query_heads;
+  found.rows = n;
+  found.most_retrieved = most_retrieved(options, n);
+  found.group_rows = std::max(kGroupRows, round_up(ceil_div(n, kGroups), kKeyBlock));
+  found.groups = std::max<index_t>(n / found.group_rows, 1);  // the last one takes what is left
+  found.judged = std::min(kJudged, n);
+  found.heads.resize(at(count));
+  found.errors.assign(at(count * found.groups * found.judged), 0.0);
+  found.weights = found.errors;
+  for_each_head(exec, count, [&](index_t flat, const Exec& inside) {
+    const auto [b, h, g] = head_index(flat, query_heads, key.shape[1]);
+    const HeadArrays<T> head(head_view(query, b, h), head_view(key, b, g), head_view(value, b, g),
+                             scale_of(attention, head_dim), inside);
+    HeadCalibrator<T>(head, found, flat, inside).run();
+  });
+  return found;
+}
+
+#define CONVBASIS_INSTANTIATE(T)                                                          \
+  template Calibration<T> calibrate(View<const T, 4>, View<const T, 4>, View<const T, 4>, \
+                                    const CalibrateOptions&, const AttentionOptions&,     \
+                                    const Exec&);
+CONVBASIS_INSTANTIATE(float)
+CONVBASIS_INSTANTIATE(double)
+#undef CONVBASIS_INSTANTIATE
+
+}  // namespace convbasis

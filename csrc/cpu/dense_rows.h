@@ -1,0 +1,73 @@
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "convbasis/calibrate.h"
+#include "cpu/key_selection.h"
+#include "cpu/panels.h"
+#include "cpu/rows.h"
+
+namespace convbasis {
+
+/// One head as calibrated attention reads it.
+template <class T>
+struct HeadArrays {
+  HeadArrays(const View<const T, 2>& q, const View<const T, 2>& k, const View<const T, 2>& v,
+             double logit_scale, const Exec& exec)
+      : query(q),
+        key(as_rows(k, key_copy)),
+        keys(key, k.shape[0], k.shape[1], exec),
+        value(as_value_rows(v, v.shape[1], value_copy, exec)),
+        n(k.shape[0]),
+        head_dim(k.shape[1]),
+        channels(v.shape[1]),
+        scale(logit_scale) {}
+
+  /// Scaled query rows, one after the other.
+  void pack_query(std::span<const index_t> rows, T* to) const;
+
+  View<const T, 2> query;
+  Buffer<T> key_copy, value_copy;
+  Rows<const T> key;
+  Panels<T> keys;
+  ValueRows<T> value;
+  index_t n, head_dim, channels;
+  double scale;
+};
+
+/// Exact attention of a few rows of a head, with all their weights: what a basis is fitted to and
+/// judged by.
+template <class T>
+class DenseRows {
+ public:
+  /// `rows` are increasing. Throws InvalidArgument when a logit overflows. O(rows n d).
+  DenseRows(const HeadArrays<T>& head, std::vector<index_t> rows, const Exec& exec);
+
+  [[nodiscard]] std::span<const index_t> rows() const { return rows_; }
+  /// exp(logit - largest of the row), 0 after the row's own key, and their sums.
+  [[nodiscard]] Rows<const T> weights() const { return {weights_.data(), stride_}; }
+  [[nodiscard]] std::span<const double> sums() const { return sums_; }
+  /// |y|^2 of each row, in units of the largest value.
+  [[nodiscard]] std::span<const double> norms() const { return norms_; }
+
+  /// |y~ - y|^2 of every `step`-th row for what `calibrated` says of head number `flat`, in the
+  /// same units. O(rows n d_v).
+  [[nodiscard]] std::vector<double> squared_errors(const Calibration<T>& calibration,
+                                                   const HeadCalibration<T>& calibrated,
+                                                   index_t flat, index_t step,
+                                                   const Exec& exec) const;
+
+ private:
+  double approximate(const Calibration<T>& calibration, const HeadCalibration<T>& calibrated,
+                     const FarKeys<T>& far, index_t r, T* weights) const;
+
+  const HeadArrays<T>& head_;
+  std::vector<index_t> rows_;
+  index_t stride_;
+  Buffer<T> weights_, out_;
+  std::vector<double> sums_, norms_;
+  double unit_ = 1;
+};
+
+}  // namespace convbasis

@@ -1,0 +1,57 @@
+#pragma once
+
+#include <vector>
+
+#include "convbasis/calibrate.h"
+#include "core/buffer.h"
+#include "cpu/visible.h"
+
+namespace convbasis {
+
+/// Query blocks that take all keys exactly: they have few.
+constexpr index_t kWholeBlocks = 4;
+
+/// Which keys a query block takes exactly, heavy ones apart.
+struct KeySelection {
+  std::vector<KeyRange> exact;  ///< rising; the last one ends with the block
+  std::vector<KeyRange> far;    ///< the others before it, rising; whole key blocks
+};
+template <class T>
+[[nodiscard]] KeySelection select_keys(const Calibration<T>& calibration,
+                                       const HeadCalibration<T>& head, index_t block);
+
+/// Far keys drawn for a query block.
+template <class T>
+struct FarDraw {
+  std::vector<index_t> keys;
+  std::vector<T> reciprocals;  ///< of the weights that they were drawn in proportion to
+  std::vector<T> shares;       ///< key weights times these
+};
+
+/// The far keys of a head, and what a row gives to them.
+template <class T>
+class FarKeys {
+ public:
+  FarKeys(const Calibration<T>& calibration, const HeadCalibration<T>& head, index_t flat);
+
+  /// Keys drawn for a block, in proportion to the key's weight and that of the lag between the
+  /// middles of both blocks: for f of any far keys, the sum of f_j is in the mean that of
+  /// f_j * reciprocal_j over the drawn ones, up to one factor. O(n / 64).
+  [[nodiscard]] FarDraw<T> draw(const KeySelection& selection, index_t block) const;
+
+  /// alpha of a row: what the drawn keys weigh exactly by what the model says of them.
+  [[nodiscard]] double factor(const FarDraw<T>& draw, index_t row, const T* exact_weights) const;
+
+  /// weights[j - first] -= factor * the model's weight, for keys [first, last) of a row; returns
+  /// the sum of the model's weights.
+  double subtract(index_t row, double factor, index_t first, index_t last, T* weights) const;
+
+ private:
+  const HeadCalibration<T>& head_;
+  std::uint64_t seed_;
+  index_t flat_, n_, wanted_;
+  std::vector<double> key_sums_;  ///< running sums of the key weights
+  Buffer<T> lags_back_;           ///< weight of lag t at n - 1 - t
+};
+
+}  // namespace convbasis

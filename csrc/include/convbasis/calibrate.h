@@ -1,0 +1,77 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "convbasis/options.h"
+#include "convbasis/types.h"
+
+namespace convbasis {
+
+/// How attention whose logits depend on content is approximated: some keys exactly, the rest by one
+/// convolution a head.
+struct CalibrateOptions {
+  index_t window = 64;            ///< nearest keys taken exactly, rounded up to key blocks
+  index_t sinks = 4;              ///< first keys taken exactly
+  index_t heavy_keys = 64;        ///< keys with the most attention, taken exactly by all queries
+  index_t retrieval_blocks = 16;  ///< most key blocks that a query block takes exactly
+  index_t sample_rows = 128;      ///< rows of exact attention that the basis is fitted to
+  index_t sample_keys = 64;       ///< keys that tell how much of a row the convolution carries
+  std::uint64_t seed = 0;         ///< of all random choices
+  double tol = 0;                 ///< relative error wanted; 0: the least that the options allow
+};
+
+/// Queries, and keys, of a block.
+constexpr index_t kKeyBlock = 64;
+
+/// Which keys of one head are taken exactly, and the weights of the others: row i gives key j the
+/// weight alpha_i * lag_weights[i - j] * key_weights[j].
+template <class T>
+struct HeadCalibration {
+  index_t near_blocks = 0;      ///< before a query block's own
+  index_t retrieved = 0;        ///< key blocks retrieved by each query block
+  bool has_far = false;         ///< whether keys that are not exact count at all
+  double sample_error = 0;      ///< relative error of the sample rows
+  std::vector<index_t> heavy;   ///< keys that all queries take exactly, increasing
+  std::vector<index_t> ranked;  ///< (query blocks, most): key blocks by falling weight, then -1
+  std::vector<T> key_weights;   ///< (n), 0 for heavy keys
+  std::vector<T> lag_weights;   ///< (n), 0 inside the window
+};
+
+/// What calibrate found. Groups of rows are judged on rows drawn for nothing else.
+template <class T>
+struct Calibration {
+  CalibrateOptions options;
+  index_t batch = 0, query_heads = 0, rows = 0;
+  index_t most_retrieved = 0;  ///< row length of HeadCalibration::ranked
+  index_t group_rows = 0;      ///< rows of a group; the last one has what is left, too
+  index_t groups = 0;
+  index_t judged = 0;                     ///< judged rows of each group
+  std::vector<HeadCalibration<T>> heads;  ///< (batch * query_heads)
+  std::vector<double> errors;   ///< (heads, groups, judged): squared error of the row, and
+  std::vector<double> weights;  ///< its squared norm in exact attention
+};
+
+/// Fits a basis for causal attention to each head, from exact attention of sample rows, and judges
+/// it on other rows. Of options.retrieval_blocks no more are taken than options.tol asks for.
+///
+/// Shapes as in exact_attention, with as many keys as queries. O((sample rows + judged rows) n d +
+/// n^2 d / 64) a head. Throws InvalidArgument when shapes or options do not fit or a logit
+/// overflows.
+template <class T>
+[[nodiscard]] Calibration<T> calibrate(View<const T, 4> query, View<const T, 4> key,
+                                       View<const T, 4> value, const CalibrateOptions& options,
+                                       const AttentionOptions& attention, const Exec& exec = {});
+
+/// Causal attention by a calibration of these arrays.
+///
+/// `exact` (heads * groups) says which groups of rows are computed exactly. out and lse as in
+/// exact_attention. O(n d (exact keys of a row) + n d log n) a head.
+template <class T>
+void calibrated_attention(View<const T, 4> query, View<const T, 4> key, View<const T, 4> value,
+                          const Calibration<T>& calibration, std::span<const char> exact,
+                          View<T, 4> out, View<T, 3> lse, const AttentionOptions& attention,
+                          const Exec& exec = {});
+
+}  // namespace convbasis
