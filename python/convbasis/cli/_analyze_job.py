@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .. import CalibrateOptions
 from ..attention import conv_attention
 from ._analyze_input import Heads
-from ._analyze_rows import Sweep, head_errors, sweep_of
+from ._analyze_rows import WINDOW, Sweep, head_errors, sweep_of
 
 Floats = NDArray[np.float64]
 
@@ -52,7 +52,7 @@ class Analysis:
         n = self.heads.n
         for name, label, settings in ways:
             for setting, error in zip(settings, self.errors[name][layer, head], strict=True):
-                if error <= self.tol and setting <= n // 16:
+                if error <= self.tol and setting <= max(WINDOW, n // 16):
                     return label.format(setting)
         return "content" if self.at_tol().exact[layer, head] else "calibrated"
 
