@@ -87,14 +87,14 @@ def run_prose(arguments: argparse.Namespace) -> None:
 
     loaded = inputs.load(arguments.model, arguments.gguf, arguments.num_threads)
     text, results = inputs.prose(arguments.text), []
-    stages = arguments.rounds * (1 + len(arguments.tols)) + 3
+    stages = arguments.rounds * (1 + len(arguments.tols)) + 4
     with progress(stages * len(arguments.lengths)) as shown:
         for n in arguments.lengths:
             results.append(passes(loaded, text, n, arguments, shown.step))
             save(arguments, loaded, "prose", results)
             for label, run in results[-1]["runs"].items():
                 shown.line(
-                    f"n {n:6,}  {label:18} perplexity {run['perplexity']:8.3f}  attention "
+                    f"n {n:6,}  {label:28} perplexity {run['perplexity']:8.3f}  attention "
                     f"{run['median_seconds']:7.2f} s  work exact {run.get('exact_share', 1):.0%}"
                 )
             covered = results[-1]["coverage"]

@@ -17,6 +17,7 @@ Function = Callable[[np.ndarray, np.ndarray, np.ndarray, float], np.ndarray]
 
 SAMPLE_ROWS = 128
 SINKS = 4
+ROWS = 256  # of a dense block
 
 
 class Plugged:
@@ -69,37 +70,49 @@ def window_and_sinks(share: float) -> Function:
     return attend
 
 
-def heavy_keys(share: float) -> Function:
-    """The keys that sampled rows attend to most, and each row's own, at a share of the cost."""
+def heavy_keys(share: float, window: int) -> Function:
+    """The keys that sampled rows attend to most, and a window, at a share of the cost.
+
+    With a window of 1, each row's own key, there are no sinks either: they are heavy anyway.
+    """
 
     def attend(query, key, value, scale):
         out = np.empty((*query.shape[:3], value.shape[3]), np.float32)
         group = query.shape[1] // key.shape[1]
         for head in range(query.shape[1]):
-            of = head // group
-            out[0, head] = heavy_head(query[0, head], key[0, of], value[0, of], scale, share)
+            one = (query[0, head], key[0, head // group], value[0, head // group])
+            tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in one]
+            out[0, head] = heavy_head(*tensors, scale, share, window)
         return out
 
     return attend
 
 
-def heavy_head(q, k, v, scale, share, seed=0):
-    """One head of `heavy_keys`, dense over the chosen keys."""
+def heavy_head(q, k, v, scale, share, window, seed=0):
+    """One head of `heavy_keys`. All by torch: threads of NumPy's BLAS would spin beside its own."""
     n = len(q)
     rows = np.sort(np.random.default_rng(seed).choice(n, min(SAMPLE_ROWS, n), replace=False))
-    logits = scale * torch.from_numpy(q[rows] @ k.T)
-    hidden = torch.arange(n) > torch.from_numpy(rows)[:, None]
-    mass = torch.softmax(logits.masked_fill(hidden, -torch.inf), 1).sum(0).numpy()
+    rows, columns = torch.from_numpy(rows)[:, None], torch.arange(n)
+    logits = scale * (q[rows[:, 0]] @ k.T)
+    weights = torch.softmax(logits.masked_fill(columns > rows, -torch.inf), 1)
+    mass = weights.masked_fill(columns > rows - window, 0.0).sum(0).numpy()
     order = np.argsort(-mass, kind="stable")
-    logits_so_far = n + np.cumsum(n - order)  # those of the diagonal first
-    count = max(1, int(np.searchsorted(logits_so_far, share * n * (n + 1) / 2)))
-    chosen = torch.from_numpy(np.sort(order[:count]))
-    tq, tk, tv = (torch.from_numpy(np.ascontiguousarray(x)) for x in (q, k, v))
-    logits = scale * (tq @ tk[chosen].T)
-    logits = logits.masked_fill(chosen >= torch.arange(n)[:, None], -torch.inf)
-    own = scale * (tq * tk).sum(1, keepdim=True)
-    weights = torch.softmax(torch.cat([logits, own], 1), 1)
-    return (weights[:, :-1] @ tv[chosen] + weights[:, -1:] * tv).numpy()
+    near = window * (n - (window - 1) / 2)
+    so_far = near + np.cumsum(np.maximum(n - order - window, 0))
+    count = int(np.searchsorted(so_far, share * n * (n + 1) / 2))
+    heavy = torch.zeros(n, dtype=torch.bool)
+    heavy[torch.from_numpy(order[:count])] = True
+    if window > 1:
+        heavy[:SINKS] = True
+    out = torch.empty_like(v)
+    for first in range(0, n, ROWS):
+        some = torch.arange(first, min(first + ROWS, n))[:, None]
+        seen = torch.nonzero(heavy | (columns > first - window))[:, 0]
+        seen = seen[seen <= some[-1]]
+        shown = (seen <= some) & (heavy[seen] | (seen > some - window))
+        logits = (scale * (q[some[:, 0]] @ k[seen].T)).masked_fill(~shown, -torch.inf)
+        out[some[:, 0]] = torch.softmax(logits, 1) @ v[seen]
+    return out.numpy()
 
 
 def strips(k: int) -> Function:
@@ -115,7 +128,8 @@ def strips(k: int) -> Function:
         group = query.shape[1] // key.shape[1]
         kernels = np.zeros((*query.shape[:2], k, n), np.float32)
         for head in range(query.shape[1]):
-            columns = scale * (query[0, head] @ key[0, head // group][starts].T)
+            chosen = torch.from_numpy(key[0, head // group][starts])
+            columns = (scale * (torch.from_numpy(query[0, head]) @ chosen.T)).numpy()
             for r, start in enumerate(starts):
                 kernels[0, head, r, : n - start] = columns[start:, r]
         lead = query.shape[:2]

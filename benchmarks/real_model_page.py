@@ -102,7 +102,7 @@ def page(results: Results) -> list[str]:
         lines += prose_section(results)
     if results.reviews is not None:
         lines += reviews_section(results)
-    return lines + ["## Again", "", "```", *commands(), "```"]
+    return [*lines, "## Again", "", "```", *commands(), "```"]
 
 
 def commands() -> list[str]:
@@ -141,11 +141,11 @@ def prose_section(results: Results) -> list[str]:
         "",
         f"One prefill of the first n tokens of {results.settings['prose']['text']}. Attention "
         f"seconds are those inside the attention function, summed over layers: median (range) of "
-        f"{rounds} rounds, exact and approximate passes in turn. *Heads* and *row blocks*: the share "
-        "that was approximated. *Logits exact*: logits computed, of those that exact attention "
-        "computes. *Window and sinks* and *heavy keys* compute as many as the first tolerance "
-        "measured, the same number in every head; the second is written plainly, so that its time "
-        "says nothing.",
+        f"{rounds} rounds, exact and approximate passes in turn. *Heads* and *row blocks*: the "
+        "share that was approximated. *Logits exact*: those computed, of all that exact attention "
+        "computes. The ways without a tolerance compute as many as the first tolerance measured, "
+        "the same number in every head; those with heavy keys, which 128 sampled rows choose, are "
+        "written plainly, so that their time says nothing.",
         "",
         *table(names, rows),
         "",
@@ -200,10 +200,10 @@ def reviews_section(results: Results) -> list[str]:
     return [
         "## Film reviews: the experiment of the Conv-Basis paper",
         "",
-        f"Sentiment of {lengths.size} IMDB reviews of {lengths.min():,} to {lengths.max():,} tokens "
-        f"(median {int(np.median(lengths)):,}), half of them positive: the next token after the "
-        'review and "The sentiment of this review is", " positive" against " negative". *k* strips '
-        "are k columns of the logits at equal distances, each moved along the diagonals; *tol* is "
+        f"Sentiment of {lengths.size} IMDB reviews of {lengths.min():,} to {lengths.max():,} "
+        f"tokens (median {int(np.median(lengths)):,}), half of them positive: the next token "
+        'after the review and "The sentiment of this review is", " positive" against " negative". '
+        "*k* strips are k columns of the logits at equal distances, each moved along the diagonals; *tol* is "
         "`conv_attention` with `CalibrateOptions()`. Errors are squared and relative, of each head "
         "with the exact model's inputs; accuracy with its 95 % interval.",
         "",
@@ -250,24 +250,24 @@ def advice(results: Results) -> list[str]:
         "| `conv_attention(...)`, strips | exact up to rounding, almost linear time: README |",
         "| a pretrained language model, long prefill on CPUs, rotary embedding | "
         '`attn_implementation="conv_basis"` | the table below |',
-        "| the same, short inputs or decoding alone | what you have | nothing to gain: one row at a "
-        "time is linear already |",
-        "| not causal, sliding windows, training, GPUs | what you have | not supported: it raises |",
-        "| small heads with small logits | `polynomial_attention` | [polynomial.md](polynomial.md) |",
+        "| the same, short inputs or decoding alone | what you have | nothing to gain: one row "
+        "at a time is linear already |",
+        "| not causal, sliding windows, training, GPUs | what you have | it raises |",
+        "| small heads, small logits | `polynomial_attention` | [polynomial.md](polynomial.md) |",
         "",
         "## A pretrained language model",
         "",
-        f"{results.header['settings']['model']} on English prose. {where(results)}. *Attention time* "
-        "is how many times as fast as torch's in the same run, all layers, a whole prefill; "
+        f"{results.header['settings']['model']} on English prose. {where(results)}. *Attention "
+        "time* is how many times as fast as torch's in the same run, all layers, a whole prefill; "
         "*perplexity* against exact attention's. [More](real-models.md).",
         "",
         *table(names, rows),
         "",
         *best(results),
         "",
-        "Another model has other heads: `convbasis analyze` says what yours allow, in a minute, and "
-        "`convbasis.transformers.statistics()` what a run did. Keep `tol`: without it a few heads "
-        "that look things up carry all of the loss.",
+        "Another model has other heads: `convbasis analyze` says what yours allow, in a minute, "
+        "and `convbasis.transformers.statistics()` what a run did. Keep `tol`: without it a "
+        "few heads that look things up carry all of the loss.",
     ]
 
 

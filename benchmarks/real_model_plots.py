@@ -13,7 +13,8 @@ PICTURES = {
     "coverage": "real-model-coverage.png",
     "reviews": "real-model-reviews.png",
 }
-EXACT, WINDOW, HEAVY = "exact (torch SDPA)", "window and sinks", "heavy keys"
+EXACT = "exact (torch SDPA)"
+OTHERS = {"window and sinks": "s", "heavy keys": "^", "window 64, sinks, heavy keys": "D"}
 
 
 def draw(results: Any) -> dict[str, bytes]:
@@ -54,12 +55,12 @@ def frontier(results: Any) -> bytes:
                     xytext=(4, 3),
                     textcoords="offset points",
                 )
-            for name, marker in ((WINDOW, "s"), (HEAVY, "^")):
+            for name, marker in OTHERS.items():
                 run = entry["runs"][name]
                 worse = 100 * (run["perplexity"] / exact["perplexity"] - 1)
                 cost.plot(run["exact_share"], worse, marker, color=color, markerfacecolor="none")
-        cost.plot([], [], "s", color=GREY, markerfacecolor="none", label=WINDOW)
-        cost.plot([], [], "^", color=GREY, markerfacecolor="none", label=HEAVY)
+        for name, marker in OTHERS.items():
+            cost.plot([], [], marker, color=GREY, markerfacecolor="none", label=name)
         for axes in (cost, clock):
             axes.set_yscale("symlog", linthresh=1.0)
             axes.axhline(0, color=GREY, linewidth=0.8)

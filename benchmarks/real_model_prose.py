@@ -22,7 +22,8 @@ from real_model_methods import (
 import convbasis as cb
 import convbasis.transformers
 
-EXACT, WINDOW, HEAVY = "exact (torch SDPA)", "window and sinks", "heavy keys"
+EXACT, WINDOW = "exact (torch SDPA)", "window and sinks"
+HEAVY, BOTH = "heavy keys", "window 64, sinks, heavy keys"
 CHUNK = 512  # positions whose word scores are in memory at a time
 
 Step = Callable[[str], None]
@@ -79,7 +80,12 @@ def passes(loaded: Loaded, text: str, n: int, arguments: Any, step: Step) -> dic
             entry = run(f"tol {tol:g}", "conv_basis", lambda found=found: attention_seconds(found))
             entry.update(tol=tol, **shares(found))
     cost = runs[f"tol {arguments.tols[0]:g}"]["exact_share"]
-    for label, function in ((WINDOW, window_and_sinks(cost)), (HEAVY, heavy_keys(cost))):
+    others = {
+        WINDOW: window_and_sinks(cost),
+        HEAVY: heavy_keys(cost, window=1),
+        BOTH: heavy_keys(cost, window=64),
+    }
+    for label, function in others.items():
         plugged = Plugged("baseline", on_arrays(function))
         entry = run(label, plugged.name, lambda plugged=plugged: plugged.seconds)
         entry["exact_share"] = cost
