@@ -33,10 +33,6 @@ py::dict account(const AnyCalibration& any) {
       [](const auto& c) {
         py::dict result;
         const py::ssize_t batch = c.batch, heads = c.query_heads;
-        const std::vector<py::ssize_t> judged{batch, heads, c.groups, c.judged};
-        result["errors"] = py::array_t<double>(judged, c.errors.data());
-        result["weights"] = py::array_t<double>(judged, c.weights.data());
-        result["group_rows"] = c.group_rows;
         auto near = make_array<index_t>({batch, heads});
         auto retrieved = near.attr("copy")().template cast<py::array_t<index_t>>();
         auto heavy = near.attr("copy")().template cast<py::array_t<index_t>>();
@@ -61,21 +57,38 @@ py::dict account(const AnyCalibration& any) {
 }
 
 void attend(const py::array& query, const py::array& key, const py::array& value,
-            const AnyCalibration& any, const py::array_t<bool, py::array::c_style>& exact,
-            py::array& out, py::object lse, double scale, int num_threads) {
+            const AnyCalibration& any, py::array& out, py::object lse, py::array& far_share,
+            double scale, const Heads& heads, int num_threads) {
+  if (heads && heads->size() == 0) return;
   std::visit(
       [&]<class T>(const Calibration<T>& calibration) {
         const auto q = input<T, 4>(query, "query"), k = input<T, 4>(key, "key");
         const auto v = input<T, 4>(value, "value");
         const auto y = output<T, 4>(out, "out");
         const auto l = optional_output<T, 3>(lse, "lse");
-        const std::vector<char> groups(exact.data(), exact.data() + exact.size());
+        const auto share = output<T, 3>(far_share, "far_share");
         const AttentionOptions attention{scale, true, {}};
         run(num_threads, [&](const Exec& exec) {
-          calibrated_attention<T>(q, k, v, calibration, groups, y, l, attention, exec);
+          calibrated_attention<T>(q, k, v, calibration, y, l, share, attention, listed(heads),
+                                  exec);
         });
       },
       any.held);
+}
+
+void blocks(const py::array& query, const py::array& key, const py::array& value,
+            const py::array_t<bool, py::array::c_style>& chosen, py::array& out, py::object lse,
+            double scale, int num_threads) {
+  dispatch(query, "query", [&]<class T>(T) {
+    const auto q = input<T, 4>(query, "query"), k = input<T, 4>(key, "key");
+    const auto v = input<T, 4>(value, "value");
+    const auto y = output<T, 4>(out, "out");
+    const auto l = optional_output<T, 3>(lse, "lse");
+    const std::vector<char> flags(chosen.data(), chosen.data() + chosen.size());
+    const AttentionOptions attention{scale, true, {}};
+    run(num_threads,
+        [&](const Exec& exec) { exact_blocks<T>(q, k, v, flags, y, l, attention, exec); });
+  });
 }
 
 }  // namespace
@@ -86,8 +99,10 @@ void register_calibrate(py::module_& module) {
   module.def("calibrate", &fit, arg("query"), arg("key"), arg("value"), arg("scale"),
              arg("options"), arg("tol"), arg("num_threads"));
   module.def("calibrated_attention", &attend, arg("query"), arg("key"), arg("value"),
-             arg("calibration"), arg("exact"), arg("out"), arg("lse").none(true), arg("scale"),
-             arg("num_threads"));
+             arg("calibration"), arg("out"), arg("lse").none(true), arg("far_share"), arg("scale"),
+             arg("heads").none(true), arg("num_threads"));
+  module.def("exact_blocks", &blocks, arg("query"), arg("key"), arg("value"), arg("blocks"),
+             arg("out"), arg("lse").none(true), arg("scale"), arg("num_threads"));
 }
 
 }  // namespace convbasis::bindings

@@ -65,6 +65,15 @@ template <class T>
           {array.strides[2], array.strides[3]}};
 }
 
+/// One number a row of one head; an empty view stays empty.
+template <class T>
+[[nodiscard]] View<T, 1> row_view(const View<T, 3>& array, index_t batch, index_t head) {
+  if (array.data == nullptr) return {};
+  return {array.data + batch * array.strides[0] + head * array.strides[1],
+          {array.shape[2]},
+          {array.strides[2]}};
+}
+
 /// Flat head number to (batch, head), and to the key head that it shares.
 struct HeadIndex {
   index_t batch, head, kv_head;

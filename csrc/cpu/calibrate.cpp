@@ -17,12 +17,6 @@ namespace {
 
 constexpr const char* kName = "conv_attention";
 
-/// Groups of a head, at most, and the fewest rows of one.
-constexpr index_t kGroups = 16, kGroupRows = 256;
-
-/// Rows judged in each group.
-constexpr index_t kJudged = 8;
-
 /// Sample rows that choices are tried on.
 constexpr index_t kTried = 32;
 
@@ -36,14 +30,14 @@ constexpr double kMostExact = 0.8;
 std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
 
 /// One row drawn from each of `count` equal parts of [first, last).
-std::vector<index_t> draw_rows(std::uint64_t seed, index_t flat, index_t stream, index_t first,
-                               index_t last, index_t count) {
+std::vector<index_t> draw_rows(std::uint64_t seed, index_t flat, index_t first, index_t last,
+                               index_t count) {
   count = std::clamp<index_t>(count, 0, std::max<index_t>(last - first, 0));
   std::vector<index_t> rows;
   for (index_t part = 0; part < count; ++part) {
     const index_t begin = first + (last - first) * part / count;
     const index_t end = first + (last - first) * (part + 1) / count;
-    const double place = uniform_draw(seed, flat, stream, part) * static_cast<double>(end - begin);
+    const double place = uniform_draw(seed, flat, -1, part) * static_cast<double>(end - begin);
     rows.push_back(std::min(begin + static_cast<index_t>(place), end - 1));
   }
   return rows;
@@ -80,7 +74,7 @@ class HeadCalibrator {
     HeadCalibration<T>& found = all_.heads[at(flat_)];
     found.near_blocks = ceil_div(options.window, kKeyBlock);
     const DenseRows<T> sample(head_,
-                              draw_rows(options.seed, flat_, -1, kWholeBlocks * kKeyBlock, head_.n,
+                              draw_rows(options.seed, flat_, kWholeBlocks * kKeyBlock, head_.n,
                                         std::min(options.sample_rows, head_.n / 32)),
                               exec_);
     const index_t window = options.window;
@@ -94,42 +88,40 @@ class HeadCalibrator {
     found.ranked =
         rank_key_blocks(head_, found.heavy, found.near_blocks, all_.most_retrieved, exec_);
     choose(sample, found);
-    judge(found);
   }
 
  private:
-  /// The fewest retrieved blocks that bring the sample rows within the wanted error, with or
-  /// without the far keys; the most when none does.
+  /// The fewest retrieved blocks that bring the sample rows within the wanted error; the most when
+  /// none does. Far keys are left out where that is better.
   void choose(const DenseRows<T>& sample, HeadCalibration<T>& found) const {
     if (sample.rows().empty()) return;
     const index_t step = ceil_div(static_cast<index_t>(sample.rows().size()), kTried);
     const double limit = kMargin * all_.options.tol;
+    found.has_far = true;
     const auto try_out = [&](index_t retrieved) {
       found.retrieved = retrieved;
-      found.has_far = false;
       found.sample_error = error_of(sample, found, step);
-      HeadCalibration<T>& with = found;
-      const double without = found.sample_error;
-      with.has_far = true;
-      found.sample_error = error_of(sample, with, step);
-      if (without < found.sample_error) {
-        found.has_far = false;
-        found.sample_error = without;
-      }
-      return found.sample_error <= limit;
     };
     std::vector<index_t> choices{0};
     for (index_t m = 1; m <= all_.most_retrieved; m *= 2) choices.push_back(m);
-    index_t low = 0, high = static_cast<index_t>(choices.size()) - 1;
+    index_t low = 0, high = static_cast<index_t>(choices.size()) - 1, tried = -1;
     while (low < high) {
-      const index_t middle = (low + high) / 2;
-      if (try_out(choices[at(middle)])) {
-        high = middle;
+      tried = (low + high) / 2;
+      try_out(choices[at(tried)]);
+      if (found.sample_error <= limit) {
+        high = tried;
       } else {
-        low = middle + 1;
+        low = tried + 1;
       }
     }
-    try_out(choices[at(low)]);
+    if (tried != low) try_out(choices[at(low)]);
+    const double with = found.sample_error;
+    found.has_far = false;
+    found.sample_error = error_of(sample, found, step);
+    if (found.sample_error > with) {
+      found.has_far = true;
+      found.sample_error = with;
+    }
   }
 
   double error_of(const DenseRows<T>& sample, const HeadCalibration<T>& found, index_t step) const {
@@ -140,31 +132,6 @@ class HeadCalibrator {
       weight += sample.norms()[r * at(step)];
     }
     return weight > 0 ? std::sqrt(error / weight) : 0;
-  }
-
-  /// Errors of rows that nothing was fitted to; of a head without hope they are not asked for.
-  void judge(const HeadCalibration<T>& found) const {
-    const index_t judged = all_.judged, groups = all_.groups;
-    const auto first = at(flat_ * groups * judged);
-    if (all_.options.tol > 0 && !(found.sample_error <= all_.options.tol)) {
-      std::fill_n(all_.errors.begin() + static_cast<std::ptrdiff_t>(first), groups * judged,
-                  INFINITY);
-      std::fill_n(all_.weights.begin() + static_cast<std::ptrdiff_t>(first), groups * judged, 1.0);
-      return;
-    }
-    std::vector<index_t> rows;
-    for (index_t g = 0; g < groups; ++g) {
-      const index_t begin = g * all_.group_rows;
-      const index_t end = g + 1 == groups ? head_.n : begin + all_.group_rows;
-      const std::vector<index_t> some = draw_rows(all_.options.seed, flat_, g, begin, end, judged);
-      rows.insert(rows.end(), some.begin(), some.end());
-    }
-    const DenseRows<T> sample(head_, std::move(rows), exec_);
-    const std::vector<double> errors = sample.squared_errors(all_, found, flat_, 1, exec_);
-    std::copy(errors.begin(), errors.end(),
-              all_.errors.begin() + static_cast<std::ptrdiff_t>(first));
-    std::copy(sample.norms().begin(), sample.norms().end(),
-              all_.weights.begin() + static_cast<std::ptrdiff_t>(first));
   }
 
   const HeadArrays<T>& head_;
@@ -214,12 +181,7 @@ Calibration<T> calibrate(View<const T, 4> query, View<const T, 4> key, View<cons
   found.query_heads = query_heads;
   found.rows = n;
   found.most_retrieved = most_retrieved(options, n);
-  found.group_rows = std::max(kGroupRows, round_up(ceil_div(n, kGroups), kKeyBlock));
-  found.groups = std::max<index_t>(n / found.group_rows, 1);  // the last one takes what is left
-  found.judged = std::min(kJudged, n);
   found.heads.resize(at(count));
-  found.errors.assign(at(count * found.groups * found.judged), 0.0);
-  found.weights = found.errors;
   for_each_head(exec, count, [&](index_t flat, const Exec& inside) {
     const auto [b, h, g] = head_index(flat, query_heads, key.shape[1]);
     const HeadArrays<T> head(head_view(query, b, h), head_view(key, b, g), head_view(value, b, g),

@@ -90,20 +90,19 @@ class BlockAttention {
         count_(std::min(kKeyBlock, head.head.n - first_)),
         selection_(select_keys(head.all, head.found, block)) {
     for (const KeyRange& range : selection_.exact) exact_ += range.last - range.first;
-    if (head.found.has_far) draw_ = head.far.draw(selection_, block);
+    draw_ = head.far.draw(selection_, block);
     drawn_ = exact_ + head.heavy_count();
     stride_ = round_up(drawn_ + static_cast<index_t>(draw_.keys.size()), 16);
     scores_ = Buffer<T>(kKeyBlock * stride_);
   }
 
-  void run(const View<T, 2>& out, const View<T, 1>& lse) {
+  void run(const View<T, 2>& out, const View<T, 1>& lse, const View<T, 1>& far_share) {
     score();
     hide_heavy();
     const index_t channels = h_.head.channels;
     Buffer<T> result(kKeyBlock * channels);
-    double factors[kKeyBlock], sums[kKeyBlock];
-    T tops[kKeyBlock];
-    for (index_t r = 0; r < count_; ++r) weigh(r, tops[r], sums[r], factors[r]);
+    RowWeights weights[kKeyBlock];
+    for (index_t r = 0; r < count_; ++r) weights[r] = weigh(r);
     T scale = 0;
     for_each_range([&](const KeyRange& range, index_t column) {
       blas::multiply<T>(count_, channels, range.last - range.first, T(1),
@@ -118,19 +117,28 @@ class BlockAttention {
                         scale, {result.data(), channels});
     for (index_t r = 0; r < count_; ++r) {
       T* row = result.data() + r * channels;
-      if (factors[r] > 0) {
+      const RowWeights& weight = weights[r];
+      if (weight.factor > 0) {
         const T* far = h_.far_sums->row(first_ + r);
-        const T factor = static_cast<T>(factors[r]);
+        const T factor = static_cast<T>(weight.factor);
         for (index_t c = 0; c < channels; ++c) row[c] += factor * far[c];
       }
-      kernels<T>().scale(row, static_cast<T>(1 / sums[r]), channels);
+      kernels<T>().scale(row, static_cast<T>(1 / weight.sum), channels);
       write_row(row, out, first_ + r, h_.head.value.unscale);
+      far_share(first_ + r) = static_cast<T>(weight.far / (weight.exact + weight.far));
       if (lse.data != nullptr)
-        lse(first_ + r) = static_cast<T>(static_cast<double>(tops[r]) + std::log(sums[r]));
+        lse(first_ + r) = static_cast<T>(static_cast<double>(weight.top) + std::log(weight.sum));
     }
   }
 
  private:
+  /// Of a row, relative to exp(top).
+  struct RowWeights {
+    T top;
+    double exact, far;   ///< of the exact keys, and an estimate for the others
+    double factor, sum;  ///< alpha, and what the row is divided by
+  };
+
   template <class Part>
   void for_each_range(const Part& part) const {
     index_t column = 0;
@@ -171,7 +179,7 @@ class BlockAttention {
 
   /// Scores of a row become its weights, from which the far model is taken off where keys are
   /// exact.
-  void weigh(index_t r, T& top, double& sum, double& factor) {
+  RowWeights weigh(index_t r) {
     const Kernels<T>& simd = kernels<T>();
     const index_t row = first_ + r, drawn = static_cast<index_t>(draw_.keys.size());
     T* scores = scores_.data() + r * stride_;
@@ -180,21 +188,22 @@ class BlockAttention {
     const auto& heavy = h_.found.heavy;
     const index_t seen = std::upper_bound(heavy.begin(), heavy.end(), row) - heavy.begin();
     std::fill(scores + exact_ + seen, scores + drawn_, -std::numeric_limits<T>::infinity());
-    top = simd.max_value(scores, drawn_ + drawn);
+    const T top = simd.max_value(scores, drawn_ + drawn);
     require(!std::isinf(top), kName,
             "query has logits with key that overflow; expected finite products in the computing "
             "type; got infinite ones");
-    sum = simd.exp_sum(scores, top, drawn_);
-    factor = 0;
-    if (drawn == 0) return;
+    const double exact = simd.exp_sum(scores, top, drawn_);
+    if (drawn == 0) return {top, exact, 0, 0, exact};
     simd.exp_shifted(scores + drawn_, top, scores + drawn_, drawn);
-    factor = h_.far.factor(draw_, row, scores + drawn_);
+    const auto [factor, far] = h_.far.mass(draw_, row, scores + drawn_);
+    if (!h_.found.has_far) return {top, exact, far, 0, exact};
     double model = 0;
     for_each_range([&](const KeyRange& range, index_t column) {
       const index_t last = std::min(range.last, row + 1);
       model += h_.far.subtract(row, factor, range.first, last, scores + column);
     });
-    sum += factor * (static_cast<double>(h_.far_sums->row(row)[h_.head.channels]) - model);
+    const double sum = static_cast<double>(h_.far_sums->row(row)[h_.head.channels]) - model;
+    return {top, exact, far, factor, exact + factor * sum};
   }
 
   const CalibratedHead<T>& h_;
@@ -205,63 +214,75 @@ class BlockAttention {
 };
 
 template <class T>
-View<T, 1> lse_of(const View<T, 3>& lse, index_t batch, index_t head) {
-  if (lse.data == nullptr) return {};
-  return {
-      lse.data + batch * lse.strides[0] + head * lse.strides[1], {lse.shape[2]}, {lse.strides[2]}};
+void require_self_attention(const View<const T, 4>& query, const View<const T, 4>& key,
+                            const View<const T, 4>& value, const View<T, 4>& out,
+                            const View<T, 3>& lse) {
+  require_attention(kName, query, key, value);
+  const auto [batch, heads, n, head_dim] = query.shape;
+  require(key.shape[2] == n, kName,
+          "key has " + std::to_string(key.shape[2]) + " rows; expected as many as query");
+  require_shape(kName, "out", out.shape, {batch, heads, n, value.shape[3]},
+                "to match query and value");
+  if (lse.data != nullptr)
+    require_shape(kName, "lse", lse.shape, {batch, heads, n}, "to match query");
 }
 
 }  // namespace
 
 template <class T>
 void calibrated_attention(View<const T, 4> query, View<const T, 4> key, View<const T, 4> value,
-                          const Calibration<T>& calibration, std::span<const char> exact,
-                          View<T, 4> out, View<T, 3> lse, const AttentionOptions& attention,
-                          const Exec& exec) {
-  require_attention(kName, query, key, value);
+                          const Calibration<T>& calibration, View<T, 4> out, View<T, 3> lse,
+                          View<T, 3> far_share, const AttentionOptions& attention,
+                          std::span<const index_t> heads, const Exec& exec) {
   const auto [batch, query_heads, n, head_dim] = query.shape;
+  require_self_attention(query, key, value, out, lse);
   require_shape(kName, "query", query.shape,
                 {calibration.batch, calibration.query_heads, calibration.rows, head_dim},
                 "to match the calibration");
-  require(key.shape[2] == n, kName, "key has another length than query; expected the same");
-  require_shape(kName, "out", out.shape, {batch, query_heads, n, value.shape[3]},
-                "to match query and value");
-  if (lse.data != nullptr)
-    require_shape(kName, "lse", lse.shape, {batch, query_heads, n}, "to match query");
-  const index_t groups = calibration.groups;
-  require(static_cast<index_t>(exact.size()) == batch * query_heads * groups, kName,
-          "exact has another length than there are groups of rows; expected one entry for each");
+  require_shape(kName, "far_share", far_share.shape, {batch, query_heads, n}, "to match query");
+  const HeadList list(kName, heads, batch * query_heads);
+  for_each_head(exec, list.size(), [&](index_t i, const Exec& inside) {
+    const auto [b, h, g] = head_index(list[i], query_heads, key.shape[1]);
+    const HeadArrays<T> arrays(head_view(query, b, h), head_view(key, b, g), head_view(value, b, g),
+                               scale_of(attention, head_dim), inside);
+    const CalibratedHead<T> head(arrays, calibration, list[i], inside);
+    const index_t blocks = ceil_div(n, kKeyBlock);
+    parallel_for(inside, blocks, [&](index_t block, int) {
+      BlockAttention<T>(head, block)
+          .run(head_view(out, b, h), row_view(lse, b, h), row_view(far_share, b, h));
+    });
+  });
+}
+
+template <class T>
+void exact_blocks(View<const T, 4> query, View<const T, 4> key, View<const T, 4> value,
+                  std::span<const char> blocks, View<T, 4> out, View<T, 3> lse,
+                  const AttentionOptions& attention, const Exec& exec) {
+  const auto [batch, query_heads, n, head_dim] = query.shape;
+  require_self_attention(query, key, value, out, lse);
+  const index_t count = ceil_div(n, kKeyBlock);
+  require(static_cast<index_t>(blocks.size()) == batch * query_heads * count, kName,
+          "blocks has " + std::to_string(blocks.size()) + " entries; expected one for each block");
   const VisibleKeys causal(true, n);
   for_each_head(exec, batch * query_heads, [&](index_t flat, const Exec& inside) {
     const auto [b, h, g] = head_index(flat, query_heads, key.shape[1]);
-    const View<const T, 2> q = head_view(query, b, h), k = head_view(key, b, g);
-    const View<const T, 2> v = head_view(value, b, g);
-    const View<T, 2> y = head_view(out, b, h);
-    const View<T, 1> l = lse_of(lse, b, h);
-    std::vector<index_t> exact_rows, blocks;
-    for (index_t group = 0; group < groups; ++group) {
-      const index_t begin = group * calibration.group_rows;
-      const index_t end = group + 1 == groups ? n : begin + calibration.group_rows;
-      if (exact[at(flat * groups + group)] != 0) {
-        for (index_t i = begin; i < end; ++i) exact_rows.push_back(i);
-      } else {
-        for (index_t i = begin; i < end; i += kKeyBlock) blocks.push_back(i / kKeyBlock);
-      }
-    }
-    const double scale = scale_of(attention, head_dim);
-    if (!exact_rows.empty()) exact_head<T>(q, k, v, scale, causal, exact_rows, y, l, inside);
-    if (blocks.empty()) return;
-    const HeadArrays<T> arrays(q, k, v, scale, inside);
-    const CalibratedHead<T> head(arrays, calibration, flat, inside);
-    parallel_for(inside, static_cast<index_t>(blocks.size()),
-                 [&](index_t item, int) { BlockAttention<T>(head, blocks[at(item)]).run(y, l); });
+    std::vector<index_t> rows;
+    for (index_t i = 0; i < n; ++i)
+      if (blocks[at(flat * count + i / kKeyBlock)] != 0) rows.push_back(i);
+    if (rows.empty()) return;
+    exact_head<T>(head_view(query, b, h), head_view(key, b, g), head_view(value, b, g),
+                  scale_of(attention, head_dim), causal, rows, head_view(out, b, h),
+                  row_view(lse, b, h), inside);
   });
 }
 
 #define CONVBASIS_INSTANTIATE(T)                                                               \
-  template void calibrated_attention(View<const T, 4>, View<const T, 4>, View<const T, 4>,     \
-                                     const Calibration<T>&, std::span<const char>, View<T, 4>, \
-                                     View<T, 3>, const AttentionOptions&, const Exec&);
+  template void calibrated_attention(                                                          \
+      View<const T, 4>, View<const T, 4>, View<const T, 4>, const Calibration<T>&, View<T, 4>, \
+      View<T, 3>, View<T, 3>, const AttentionOptions&, std::span<const index_t>, const Exec&); \
+  template void exact_blocks(View<const T, 4>, View<const T, 4>, View<const T, 4>,             \
+                             std::span<const char>, View<T, 4>, View<T, 3>,                    \
+                             const AttentionOptions&, const Exec&);
 CONVBASIS_INSTANTIATE(float)
 CONVBASIS_INSTANTIATE(double)
 #undef CONVBASIS_INSTANTIATE

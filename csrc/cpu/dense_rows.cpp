@@ -92,7 +92,7 @@ double DenseRows<T>::approximate(const Calibration<T>& calibration,
     const FarDraw<T> draw = far.draw(selection, block);
     std::vector<T> drawn;
     for (const index_t key : draw.keys) drawn.push_back(exact[key]);
-    const double factor = far.factor(draw, row, drawn.data());
+    const double factor = far.mass(draw, row, drawn.data()).factor;
     for (const KeyRange& range : selection.far)
       sum += factor * far.subtract(row, -factor, range.first, range.last, weights + range.first);
   }

@@ -201,14 +201,6 @@ void attend_rows(const View<const T, 2>& query, const View<const T, 2>& key,
   }
 }
 
-template <class T>
-View<T, 1> head_view(const View<T, 3>& array, index_t batch, index_t head) {
-  if (array.data == nullptr) return {};
-  return {array.data + batch * array.strides[0] + head * array.strides[1],
-          {array.shape[2]},
-          {array.strides[2]}};
-}
-
 }  // namespace
 
 template <class T>
@@ -231,7 +223,7 @@ void exact_attention(View<const T, 4> query, View<const T, 4> key, View<const T,
     const auto [b, h, g] = head_index(list[i], query_heads, key.shape[1]);
     exact_head<T>(head_view(query, b, h), head_view(key, b, g), head_view(value, b, g),
                   scale_of(options, query.shape[3]), visible, rows, head_view(out, b, h),
-                  head_view(lse, b, h), inside);
+                  row_view(lse, b, h), inside);
   });
 }
 
@@ -255,7 +247,7 @@ void attention_rows(View<const T, 4> query, View<const T, 4> key, View<const T, 
     const std::vector<index_t> listed = listed_rows(rows, b, h);
     attend_rows<T>(head_view(query, b, h), head_view(key, b, g), head_view(value, b, g),
                    scale_of(options, query.shape[3]), visible, listed, head_view(out, b, h),
-                   head_view(lse, b, h), inside);
+                   row_view(lse, b, h), inside);
   });
 }
 

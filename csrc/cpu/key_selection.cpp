@@ -71,6 +71,7 @@ FarDraw<T> FarKeys<T>::draw(const KeySelection& selection, index_t block) const 
   FarDraw<T> drawn;
   if (!(total > 0)) return drawn;
   const double step = total / static_cast<double>(wanted_);
+  drawn.step = step;
   double passed = 0, next = uniform_draw(seed_, flat_, block) * step;
   for (const KeyRange& range : selection.far) {
     for (index_t first = range.first; first < range.last; first += kKeyBlock) {
@@ -93,14 +94,16 @@ FarDraw<T> FarKeys<T>::draw(const KeySelection& selection, index_t block) const 
 }
 
 template <class T>
-double FarKeys<T>::factor(const FarDraw<T>& draw, index_t row, const T* exact_weights) const {
+typename FarKeys<T>::Mass FarKeys<T>::mass(const FarDraw<T>& draw, index_t row,
+                                           const T* exact_weights) const {
   const T* lags = head_.lag_weights.data() + row;
   T exact = 0, model = 0;
   for (std::size_t s = 0; s < draw.keys.size(); ++s) {
     exact += exact_weights[s] * draw.reciprocals[s];
     model += lags[-draw.keys[s]] * draw.shares[s];
   }
-  return model > 0 ? static_cast<double>(exact) / static_cast<double>(model) : 0;
+  const auto weight = static_cast<double>(exact);
+  return {model > 0 ? weight / static_cast<double>(model) : 0, weight * draw.step};
 }
 
 template <class T>

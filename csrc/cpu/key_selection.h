@@ -26,6 +26,7 @@ struct FarDraw {
   std::vector<index_t> keys;
   std::vector<T> reciprocals;  ///< of the weights that they were drawn in proportion to
   std::vector<T> shares;       ///< key weights times these
+  double step = 0;             ///< the factor that makes sums over drawn keys those over all
 };
 
 /// The far keys of a head, and what a row gives to them.
@@ -34,13 +35,17 @@ class FarKeys {
  public:
   FarKeys(const Calibration<T>& calibration, const HeadCalibration<T>& head, index_t flat);
 
-  /// Keys drawn for a block, in proportion to the key's weight and that of the lag between the
-  /// middles of both blocks: for f of any far keys, the sum of f_j is in the mean that of
-  /// f_j * reciprocal_j over the drawn ones, up to one factor. O(n / 64).
+  /// Keys drawn for a block, in proportion to the key's weight and that of the lag between both
+  /// blocks: for any f, the sum of f_j over far keys is in the mean step times that of
+  /// f_j * reciprocal_j over the drawn ones. O(n / 64).
   [[nodiscard]] FarDraw<T> draw(const KeySelection& selection, index_t block) const;
 
-  /// alpha of a row: what the drawn keys weigh exactly by what the model says of them.
-  [[nodiscard]] double factor(const FarDraw<T>& draw, index_t row, const T* exact_weights) const;
+  /// alpha of a row, what the drawn keys weigh exactly by what the model says of them, and an
+  /// estimate of what all far keys weigh.
+  struct Mass {
+    double factor, weight;
+  };
+  [[nodiscard]] Mass mass(const FarDraw<T>& draw, index_t row, const T* exact_weights) const;
 
   /// weights[j - first] -= factor * the model's weight, for keys [first, last) of a row; returns
   /// the sum of the model's weights.

@@ -39,6 +39,8 @@ from .attention import conv_attention, exact_attention
 from .backward import conv_attention_backward, exact_attention_backward
 from .basis import ConvBasis
 from .bounded_entries import bounded_entries
+from .calibrate import CalibrateOptions
+from .calibrated_report import CalibratedReport
 from .cost_model import CostModel, break_even, cost_model, set_cost_model
 from .decompose import decompose
 from .device import build_info, cuda_available
@@ -56,6 +58,8 @@ __version__: str = _core.build_info()["version"]
 __all__ = [
     "BackwardReport",
     "BoundedEntries",
+    "CalibrateOptions",
+    "CalibratedReport",
     "ConvBasis",
     "CostModel",
     "PolynomialReport",

@@ -47,6 +47,41 @@ def attention_rows(
     mask: _Mask | None,
     num_threads: int,
 ) -> None: ...
+
+class Calibration:
+    def account(self) -> dict[str, Any]: ...
+
+def calibrate(
+    query: _Floats,
+    key: _Floats,
+    value: _Floats,
+    scale: float,
+    options: tuple[int, int, int, int, int, int, int],
+    tol: float,
+    num_threads: int,
+) -> Calibration: ...
+def calibrated_attention(
+    query: _Floats,
+    key: _Floats,
+    value: _Floats,
+    calibration: Calibration,
+    out: _Floats,
+    lse: _Floats | None,
+    far_share: _Floats,
+    scale: float,
+    heads: _Ints | None,
+    num_threads: int,
+) -> None: ...
+def exact_blocks(
+    query: _Floats,
+    key: _Floats,
+    value: _Floats,
+    blocks: np.ndarray,
+    out: _Floats,
+    lse: _Floats | None,
+    scale: float,
+    num_threads: int,
+) -> None: ...
 def exact_attention_backward(
     query: _Floats,
     key: _Floats,

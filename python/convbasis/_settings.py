@@ -10,6 +10,7 @@ import numpy as np
 from . import _basis_rules, _validate
 from ._layout import AttentionInputs
 from .basis import ConvBasis
+from .calibrate import CalibrateOptions
 from .recover import RecoverOptions, recover_options
 
 
@@ -21,6 +22,7 @@ class ConvSettings:
     bases: tuple[ConvBasis, ...] | None  # one a triangle; None = recover them
     scale: float  # as asked for, else that of the bases, else 1 / sqrt(d)
     options: RecoverOptions
+    calibrate: CalibrateOptions | None  # in place of the options before
     tol: float | None
     on_miss: str
     check_finite: bool
@@ -46,6 +48,7 @@ def conv_settings(
     certify: object,
     num_threads: object,
     function: str = "conv_attention",
+    may_calibrate: bool = False,
 ) -> ConvSettings:
     """Check in argument order; the arrays are the caller's own, for shapes and overlap."""
     if not inputs.is_causal and inputs.key.shape[2] != inputs.query.shape[2]:
@@ -63,6 +66,10 @@ def conv_settings(
         raise _validate.wrong(
             function, "options", "is given together with basis", "one of the two", "both"
         )
+    calibrate = None
+    if may_calibrate and isinstance(options, CalibrateOptions):
+        can_calibrate(function, inputs, certify)
+        calibrate, options = options, None
     options = recover_options(function, options)
     tol = _validate.tolerance(function, tol)
     on_miss = _validate.choice(function, "on_miss", on_miss, ("exact", "error", "keep"))
@@ -91,8 +98,39 @@ def conv_settings(
         )
     threads = _validate.threads(function, num_threads)
     return ConvSettings(
-        function, bases, common, options, tol, on_miss, check_finite, certify, threads
+        function, bases, common, options, calibrate, tol, on_miss, check_finite, certify, threads
     )
+
+
+def can_calibrate(function: str, inputs: AttentionInputs, certify: object) -> None:
+    """Raise for what a calibrated basis cannot do."""
+    if not inputs.is_causal:
+        raise _validate.wrong(
+            function,
+            "options",
+            "is CalibrateOptions without is_causal",
+            "is_causal=True with it",
+            "is_causal=False",
+            NotImplementedError,
+        )
+    if inputs.key.shape[2] < inputs.query.shape[2]:
+        raise _validate.wrong(
+            function,
+            "options",
+            "is CalibrateOptions with fewer keys than queries",
+            f"at least {inputs.query.shape[2]} keys",
+            inputs.key.shape[2],
+            NotImplementedError,
+        )
+    if certify:
+        raise _validate.wrong(
+            function,
+            "certify",
+            "is set with CalibrateOptions, whose logits are not bounded",
+            "certify=False, or RecoverOptions",
+            "certify=True",
+            NotImplementedError,
+        )
 
 
 def given_basis(

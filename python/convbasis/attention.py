@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from . import _core, _layout, _validate
+from ._calibrated import attend_calibrated
 from ._run import attend, result_arrays, results
 from ._settings import conv_settings
 from .basis import ConvBasis
+from .calibrate import CalibrateOptions
 from .masks import Mask
 from .recover import RecoverOptions
 
@@ -25,7 +27,7 @@ def conv_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
     basis: ConvBasis | tuple[ConvBasis, ConvBasis] | None = None,
-    options: RecoverOptions | None = None,
+    options: RecoverOptions | CalibrateOptions | None = None,
     tol: float | None = None,
     on_miss: str = "exact",
     check_finite: bool = True,
@@ -65,9 +67,12 @@ def conv_attention(
         Basis of the logits, from `recover_basis` or your own, used as it is; the pair, of the
         triangle and of the reversed rows, when not causal. The report and `tol` judge it against
         `query` and `key`; without them only the shapes of these matter.
-    options : RecoverOptions, optional
+    options : RecoverOptions or CalibrateOptions, optional
         How to recover. With ``num_bases=None`` (the default) a head that shows more strips than
         are worth it is computed exactly; with a number it is truncated and judged by `tol`.
+        `CalibrateOptions` are for logits that depend on content, as in language models: causal,
+        without `certify`; blocks of 64 rows are computed exactly, the worst first, until the
+        interval of the head ends below `tol`.
     tol : float, optional
         Wanted relative error ``||Y - Y~||_F / ||Y||_F`` of each head. Default: do not judge.
     on_miss : {"exact", "error", "keep"}
@@ -91,7 +96,7 @@ def conv_attention(
     output : ndarray, shape (..., n, d_v), the dtype of `query`
     lse : ndarray, shape (..., n), float32 or float64
         Natural log of the row sums of ``exp(H~)``. With `return_lse` only.
-    report : Report
+    report : Report, or CalibratedReport with CalibrateOptions
         With `return_report` only. More than one result comes as a tuple in this order. A row
         without visible key has output 0 and lse -inf.
 
@@ -149,7 +154,18 @@ def conv_attention(
         return_report=return_report,
         certify=certify,
         num_threads=num_threads,
+        may_calibrate=True,
     )
+    if wanted.calibrate is not None:
+        target, lse, report = attend_calibrated(
+            inputs,
+            wanted,
+            wanted.calibrate,
+            out,
+            return_lse=return_lse,
+            return_report=return_report,
+        )
+        return results(inputs, target, out, lse, report)
     done = attend(inputs, wanted, out, return_lse=return_lse, return_report=return_report)
     return results(inputs, done.target, out, done.lse, done.report)
 

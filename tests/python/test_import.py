@@ -21,6 +21,8 @@ def test_the_public_names():
     assert set(cb.__all__) == {
         "BackwardReport",
         "BoundedEntries",
+        "CalibrateOptions",
+        "CalibratedReport",
         "ConvBasis",
         "CostModel",
         "PolynomialReport",
@@ -132,9 +134,14 @@ def test_what_needs_torch_is_imported_when_used(module):
 
 
 def stub():
-    """Names of the stub, and the parameters of its functions."""
+    """Functions of the stub with their parameters, methods under the name of their class."""
     tree = ast.parse((PACKAGE / "_core.pyi").read_text())
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_") and not node.bases:
+            for method in node.body:
+                method.name = f"{node.name}.{method.name}"
+                functions.append(method)
     return {f.name: [arg.arg for arg in f.args.posonlyargs + f.args.args] for f in functions}
 
 
@@ -148,13 +155,17 @@ def parameters(function):
 
 
 def test_the_stub_describes_the_module():
-    public = {
-        name for name in dir(_core) if not name.startswith("_") and callable(getattr(_core, name))
-    }
+    public = {}
+    for name, member in vars(_core).items():
+        if isinstance(member, type):
+            methods = {f"{name}.{of}": method for of, method in vars(member).items()}
+            public.update({of: m for of, m in methods.items() if not of.startswith(f"{name}._")})
+        elif not name.startswith("_") and callable(member):
+            public[name] = member
     declared = stub()
-    assert set(declared) == public
+    assert set(declared) == set(public)
     for name, names in declared.items():
-        assert parameters(getattr(_core, name)) == names, name
+        assert parameters(public[name]) == names, name
 
 
 def test_the_package_is_typed():

@@ -32,33 +32,27 @@ struct HeadCalibration {
   index_t near_blocks = 0;      ///< before a query block's own
   index_t retrieved = 0;        ///< key blocks retrieved by each query block
   bool has_far = false;         ///< whether keys that are not exact count at all
-  double sample_error = 0;      ///< relative error of the sample rows
+  double sample_error = 0;      ///< relative error of sample rows, which the basis was fitted to
   std::vector<index_t> heavy;   ///< keys that all queries take exactly, increasing
   std::vector<index_t> ranked;  ///< (query blocks, most): key blocks by falling weight, then -1
   std::vector<T> key_weights;   ///< (n), 0 for heavy keys
   std::vector<T> lag_weights;   ///< (n), 0 inside the window
 };
 
-/// What calibrate found. Groups of rows are judged on rows drawn for nothing else.
+/// What calibrate found.
 template <class T>
 struct Calibration {
   CalibrateOptions options;
   index_t batch = 0, query_heads = 0, rows = 0;
-  index_t most_retrieved = 0;  ///< row length of HeadCalibration::ranked
-  index_t group_rows = 0;      ///< rows of a group; the last one has what is left, too
-  index_t groups = 0;
-  index_t judged = 0;                     ///< judged rows of each group
+  index_t most_retrieved = 0;             ///< row length of HeadCalibration::ranked
   std::vector<HeadCalibration<T>> heads;  ///< (batch * query_heads)
-  std::vector<double> errors;   ///< (heads, groups, judged): squared error of the row, and
-  std::vector<double> weights;  ///< its squared norm in exact attention
 };
 
-/// Fits a basis for causal attention to each head, from exact attention of sample rows, and judges
-/// it on other rows. Of options.retrieval_blocks no more are taken than options.tol asks for.
+/// Fits a basis for causal attention to each head, from exact attention of sample rows. Of
+/// options.retrieval_blocks no more are taken than options.tol asks for.
 ///
-/// Shapes as in exact_attention, with as many keys as queries. O((sample rows + judged rows) n d +
-/// n^2 d / 64) a head. Throws InvalidArgument when shapes or options do not fit or a logit
-/// overflows.
+/// Shapes as in exact_attention, with as many keys as queries. O(sample rows n d + n^2 d / 64) a
+/// head. Throws InvalidArgument when shapes or options do not fit or a logit overflows.
 template <class T>
 [[nodiscard]] Calibration<T> calibrate(View<const T, 4> query, View<const T, 4> key,
                                        View<const T, 4> value, const CalibrateOptions& options,
@@ -66,12 +60,20 @@ template <class T>
 
 /// Causal attention by a calibration of these arrays.
 ///
-/// `exact` (heads * groups) says which groups of rows are computed exactly. out and lse as in
-/// exact_attention. O(n d (exact keys of a row) + n d log n) a head.
+/// out, lse and heads as in exact_attention. far_share (batch, heads, n) gets the share of each row
+/// that keys which are not exact have, as far as drawn keys tell: where errors are to be looked
+/// for. O(n d (exact keys of a row) + n d log n) a head.
 template <class T>
 void calibrated_attention(View<const T, 4> query, View<const T, 4> key, View<const T, 4> value,
-                          const Calibration<T>& calibration, std::span<const char> exact,
-                          View<T, 4> out, View<T, 3> lse, const AttentionOptions& attention,
-                          const Exec& exec = {});
+                          const Calibration<T>& calibration, View<T, 4> out, View<T, 3> lse,
+                          View<T, 3> far_share, const AttentionOptions& attention,
+                          std::span<const index_t> heads = {}, const Exec& exec = {});
+
+/// Exact attention of some blocks of kKeyBlock query rows: blocks (batch * heads * ceil(n /
+/// kKeyBlock)) says which; other rows of out and lse are left alone. O(n d) a row.
+template <class T>
+void exact_blocks(View<const T, 4> query, View<const T, 4> key, View<const T, 4> value,
+                  std::span<const char> blocks, View<T, 4> out, View<T, 3> lse,
+                  const AttentionOptions& attention, const Exec& exec = {});
 
 }  // namespace convbasis

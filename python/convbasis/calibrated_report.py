@@ -1,0 +1,122 @@
+"""What a call of `conv_attention` with `CalibrateOptions` did."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+from .report import plain
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class CalibratedReport:
+    """The account of one `conv_attention` call with `CalibrateOptions`.
+
+    Arrays have the leading dimensions of the inputs, one entry a head; for a single head they are
+    scalars. Errors describe the returned output: what was computed exactly has none but rounding.
+
+    Attributes
+    ----------
+    method : str
+        ``"calibrated"``, or ``"exact"`` when every head was computed exactly.
+    error_estimate : array of float
+        Estimate of ``||Y - Y~||_F / ||Y||_F``.
+    error_interval : array of float, shape (..., 2)
+        Where that error is expected in 95 of 100 cases. Rows were drawn for it with probabilities
+        that grow with the weight of the keys not taken exactly, two fifths evenly.
+    sample_error : array of float
+        Relative error of rows that the basis was fitted to, which decided what was taken exactly;
+        NaN for heads that were not fitted.
+    heads_exact : int
+        Heads computed exactly.
+    exact_mask : array of bool
+        Which heads those are.
+    blocks_exact : array of int
+        Blocks of 64 rows of each head computed exactly.
+    num_blocks : int
+        Blocks of a head.
+    exact_share : array of float
+        Logits computed, of any purpose, relative to those of exact attention.
+    window, heavy_keys, retrieval_blocks : array of int
+        Keys, and blocks of keys, taken exactly in each head; 0 in heads computed exactly.
+    has_far : array of bool
+        Whether the other keys count, through a convolution.
+    judged_rows : int
+        Rows of each head computed exactly for the estimate.
+    tol, on_miss
+        As given.
+    seconds : dict
+        Wall-clock seconds per stage; ``total`` is the call.
+    backend : str
+        Where it ran, ``"cpu"``.
+    """
+
+    method: str
+    error_estimate: Any
+    error_interval: Any
+    sample_error: Any
+    heads_exact: int
+    exact_mask: Any
+    blocks_exact: Any
+    num_blocks: int
+    exact_share: Any
+    window: Any
+    heavy_keys: Any
+    retrieval_blocks: Any
+    has_far: Any
+    judged_rows: int
+    tol: float | None
+    on_miss: str
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    backend: str = "cpu"
+
+    def __repr__(self) -> str:
+        return (
+            f"<CalibratedReport {self.method}: {self.heads_exact} of {np.size(self.exact_mask)} "
+            f"heads exact, {np.mean(self.exact_share):.0%} of the logits computed, estimated error "
+            f"at most {np.max(self.error_interval, initial=0.0):.2g}, "
+            f"{self.seconds.get('total', 0.0):.3g} s>"
+        )
+
+    def __str__(self) -> str:
+        return self.to_markdown()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain Python numbers and lists; NaN and infinity as None."""
+        return {entry.name: plain(getattr(self, entry.name)) for entry in fields(self)}
+
+    def to_json(self) -> str:
+        """Strict JSON: what is not a number, or infinite, is null."""
+        return json.dumps(self.to_dict(), allow_nan=False)
+
+    def to_markdown(self) -> str:
+        """A line on the whole and a table with one row a head."""
+        tol = "no tolerance" if self.tol is None else f"tol {self.tol:g}, on_miss {self.on_miss!r}"
+        lines = [
+            f"{self.method} on {self.backend}, {self.seconds.get('total', 0.0):.3g} s; "
+            f"{self.heads_exact} of {np.size(self.exact_mask)} heads exact; {tol}; "
+            f"{self.judged_rows} judged rows.",
+            "",
+            "| head | error | interval | logits computed | blocks exact | window | heavy "
+            "| retrieved | convolution |",
+            "|---|---|---|---|---|---|---|---|---|",
+        ]
+        for head in np.ndindex(np.shape(self.exact_mask)):
+            low, high = np.asarray(self.error_interval)[head]
+            cells = [
+                ", ".join(map(str, head)) or "-",
+                f"{np.asarray(self.error_estimate)[head]:.2e}",
+                f"{low:.2e} to {high:.2e}",
+                f"{np.asarray(self.exact_share)[head]:.0%}",
+                f"{np.asarray(self.blocks_exact)[head]} of {self.num_blocks}",
+                str(np.asarray(self.window)[head]),
+                str(np.asarray(self.heavy_keys)[head]),
+                str(np.asarray(self.retrieval_blocks)[head]),
+                "yes" if np.asarray(self.has_far)[head] else "no",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+        return "\n".join(lines)
