@@ -25,7 +25,7 @@ def tiny(kind="Llama", **settings):
         num_hidden_layers=3,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=512,
+        max_position_embeddings=2048,
         **{"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, **settings},
     )
     torch.manual_seed(0)
@@ -70,6 +70,21 @@ def test_what_the_approximation_loses_is_what_its_report_says(model, tokens):
     got = logits(model, NAME, tokens)
     assert 1e-4 < worst(got, want) < 1.0
     assert all(layer.means()["error_estimate"].min() > 1e-3 for layer in found.layers.values())
+
+
+def test_the_default_is_the_calibrated_basis():
+    """Heads of a random model look everywhere alike, so that they are approximated."""
+    model = tiny()
+    tokens = torch.randint(3, 61, (1, 1500), generator=torch.Generator().manual_seed(2))
+    found = register(NAME, tol=0.1)
+    want = logits(model, "sdpa", tokens)
+    got = logits(model, NAME, tokens)
+    assert 1e-7 < np.linalg.norm(got - want) / np.linalg.norm(want) < 0.1
+    for layer in found.layers.values():
+        means = layer.means()
+        assert means["exact_share"].shape == (4,)
+        assert means["error_high"].max() <= 0.1
+    assert np.mean([layer.means()["blocks_share"] for layer in found.layers.values()]) < 1.0
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
