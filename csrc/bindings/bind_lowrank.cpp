@@ -28,6 +28,20 @@ py::dict to_dict(const LowRankReport& report, py::ssize_t batch, py::ssize_t hea
   return result;
 }
 
+/// call(polynomials, options, exec) for the listed heads, if any; what it reports.
+template <class Call>
+py::dict run_polynomials(const py::array& query, const Polynomials& heads_polynomials, double scale,
+                         bool is_causal, const std::optional<py::tuple>& mask, const Heads& heads,
+                         int num_threads, const Call& call) {
+  const AttentionOptions options{scale, is_causal, mask_of(mask)};
+  const std::vector<HeadPolynomial> polynomials = polynomials_of(heads_polynomials);
+  const auto count = polynomials.size();
+  LowRankReport report{std::vector<index_t>(count), std::vector<index_t>(count)};
+  if (!heads || heads->size() > 0)
+    report = run(num_threads, [&](const Exec& exec) { return call(polynomials, options, exec); });
+  return to_dict(report, query.shape(0), query.shape(1));
+}
+
 py::dict attend(const py::array& query, const py::array& key, const py::array& value,
                 py::array& out, py::object lse, const Polynomials& heads_polynomials, double scale,
                 bool is_causal, const std::optional<py::tuple>& mask, const Heads& heads,
@@ -37,15 +51,11 @@ py::dict attend(const py::array& query, const py::array& key, const py::array& v
     const auto v = input<T, 4>(value, "value");
     const auto y = output<T, 4>(out, "out");
     const auto l = optional_output<T, 3>(lse, "lse");
-    const AttentionOptions options{scale, is_causal, mask_of(mask)};
-    const std::vector<HeadPolynomial> polynomials = polynomials_of(heads_polynomials);
-    const auto count = polynomials.size();
-    LowRankReport report{std::vector<index_t>(count), std::vector<index_t>(count)};
-    if (!heads || heads->size() > 0)
-      report = run(num_threads, [&](const Exec& exec) {
-        return polynomial_attention<T>(q, k, v, y, l, polynomials, options, listed(heads), exec);
-      });
-    return to_dict(report, q.shape[0], q.shape[1]);
+    return run_polynomials(query, heads_polynomials, scale, is_causal, mask, heads, num_threads,
+                           [&](const auto& polynomials, const auto& options, const Exec& exec) {
+                             return polynomial_attention<T>(q, k, v, y, l, polynomials, options,
+                                                            listed(heads), exec);
+                           });
   });
 }
 
@@ -60,16 +70,12 @@ py::dict differentiate(const py::array& query, const py::array& key, const py::a
     const auto dq = output<T, 4>(grad_query, "grad_query");
     const auto dk = output<T, 4>(grad_key, "grad_key");
     const auto dv = output<T, 4>(grad_value, "grad_value");
-    const AttentionOptions options{scale, is_causal, mask_of(mask)};
-    const std::vector<HeadPolynomial> polynomials = polynomials_of(heads_polynomials);
-    const auto count = polynomials.size();
-    LowRankReport report{std::vector<index_t>(count), std::vector<index_t>(count)};
-    if (!heads || heads->size() > 0)
-      report = run(num_threads, [&](const Exec& exec) {
-        return polynomial_attention_backward<T>(q, k, v, dy, dq, dk, dv, polynomials, options,
-                                                listed(heads), exec);
-      });
-    return to_dict(report, q.shape[0], q.shape[1]);
+    return run_polynomials(query, heads_polynomials, scale, is_causal, mask, heads, num_threads,
+                           [&](const auto& polynomials, const auto& options, const Exec& exec) {
+                             return polynomial_attention_backward<T>(q, k, v, dy, dq, dk, dv,
+                                                                     polynomials, options,
+                                                                     listed(heads), exec);
+                           });
   });
 }
 

@@ -32,17 +32,14 @@ double rounding_of(const Doubles& coefficients, double radius, double unit, doub
 
 /// centre, query norms, key norms, radius, sampled lower bound of the radius
 py::tuple logit_range(const py::array& query, const py::array& key, double scale, bool is_causal,
-                      const std::optional<py::array>& left_out, index_t sampled_rows,
-                      int num_threads) {
+                      index_t sampled_rows, int num_threads) {
   return dispatch(query, "query", [&](auto zero) -> py::tuple {
     using T = decltype(zero);
     const auto q = input<T, 4>(query, "query"), k = input<T, 4>(key, "key");
-    View<const bool, 3> skipped{};
-    if (left_out) skipped = input<bool, 3>(*left_out, "left_out");
     const AttentionOptions options{scale, is_causal, {}};
     std::vector<double> sampled;
     const LogitNorms<T> norms = run(num_threads, [&](const Exec& exec) {
-      LogitNorms<T> found = logit_norms<T>(q, k, options, skipped, exec);
+      LogitNorms<T> found = logit_norms<T>(q, k, options, {}, exec);
       sampled = sampled_radius<T>(q, k, found, sampled_rows, options, exec);
       return found;
     });
@@ -92,6 +89,8 @@ std::array<double, 2> rates_of(bool is_double) {
 
 void register_polynomial(py::module_& module) {
   using py::arg;
+  module.attr("MOST_DEGREE") = kMostDegree;
+  module.attr("MOST_RADIUS") = kMostRadius;
   module.def("exp_polynomial", &polynomial_of, arg("degree"), arg("radius"));
   module.def("polynomial_error", &error_of, arg("coefficients"), arg("radius"));
   module.def("polynomial_rounding", &rounding_of, arg("coefficients"), arg("radius"), arg("unit"),
@@ -100,7 +99,7 @@ void register_polynomial(py::module_& module) {
              arg("mean_zero"));
   module.def("feature_count", &feature_count, arg("head_dim"), arg("degree"));
   module.def("logit_range", &logit_range, arg("query"), arg("key"), arg("scale"), arg("is_causal"),
-             arg("left_out"), arg("sampled_rows"), arg("num_threads"));
+             arg("sampled_rows"), arg("num_threads"));
   module.def("polynomial_rates", &rates_of, arg("is_double"));
   module.def("degree_radii", &radii_of, arg("head_dim"), arg("epsilon"), arg("unit"),
              arg("mean_zero"), arg("most_features"));

@@ -17,9 +17,6 @@ constexpr double kUnit = std::numeric_limits<double>::epsilon() / 2;
 constexpr double kLargest = std::numeric_limits<double>::max();
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-/// Beyond this powers in double have lost all digits: exp(2 R) kUnit > 0.1.
-constexpr double kWidest = 17.5;
-
 void require_radius(const char* function, double radius, double largest) {
   require(radius >= 0 && radius <= largest, function,
           "radius is " + std::to_string(radius) +
@@ -136,7 +133,7 @@ std::optional<index_t> polynomial_degree(double epsilon, double radius, double u
   require(epsilon > 0, kName,
           "epsilon is " + std::to_string(epsilon) + "; expected a number above 0");
   require_radius(kName, radius, kInfinity);
-  if (radius > kWidest) return {};
+  if (radius > kWidestRadius) return {};
   for (index_t degree = 0; degree <= kMostDegree; ++degree) {
     if (exp_error_bound(degree, radius) > epsilon) continue;
     const ExpPolynomial p = exp_polynomial(degree, radius);

@@ -11,8 +11,8 @@ namespace convbasis {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-constexpr double kNarrowest = 1e-6, kWidest = 17.5;  ///< radii that are looked at
-constexpr double kPrecision = 1e-3;                  ///< of degree_radii
+constexpr double kNarrowest = 1e-6;  ///< the least radius that is looked at
+constexpr double kPrecision = 1e-3;  ///< of degree_radii
 
 void require_problem(const char* function, const PolynomialProblem& problem) {
   require(problem.head_dim > 0 && problem.value_dim > 0, function,
@@ -97,7 +97,7 @@ std::vector<double> degree_radii(const PolynomialProblem& problem, index_t most_
   std::vector<double> radii;
   for (index_t degree = 0; degree <= kMostDegree; ++degree) {
     if (feature_count(problem.head_dim, degree) > most_features) break;
-    double low = radii.empty() ? 0 : radii.back(), high = kWidest;
+    double low = radii.empty() ? 0 : radii.back(), high = kWidestRadius;
     if (low == 0 && fits(problem, degree, kNarrowest)) low = kNarrowest;
     if (low == 0 || !fits(problem, degree, low)) {  // rounding grows with the degree
       radii.push_back(low == 0 ? 0 : radii.back());

@@ -6,6 +6,7 @@
 #include <limits>
 #include <numbers>
 #include <span>
+#include <tuple>
 
 namespace convbasis {
 namespace {
@@ -16,6 +17,7 @@ using Numbers = std::vector<double>;
 
 constexpr std::size_t kGridPerExtremum = 16;
 constexpr int kMostExchanges = 20;
+constexpr double kFirstWidth = 4, kWidthStep = 2;
 constexpr double kSettled = 1e-4;  ///< growth of the levelled error at which the exchange ends
 
 double angle(std::size_t k, std::size_t count) {
@@ -146,34 +148,43 @@ Numbers to_powers(const Numbers& series, double radius) {
   return result;
 }
 
-}  // namespace
-
-std::vector<double> least_error_polynomial(index_t degree, double radius) {
-  const auto count = static_cast<std::size_t>(degree) + 1;
-  if (radius == 0) {
-    Numbers one(count, 0.0);
-    one[0] = 1;
-    return one;
-  }
-  Levelled levelled = level(chebyshev_extrema(count - 1), radius);
+/// The best polynomial that the exchange meets, started at `points`, which become those it ended
+/// at.
+Numbers exchange(Numbers& points, double radius) {
+  Levelled levelled = level(points, radius);
   Numbers best = levelled.series;
   double least = std::numeric_limits<double>::infinity();
   bool is_settled = false;
-  for (int exchange = 0;; ++exchange) {
-    const auto [points, largest] = extrema(levelled.series, radius);
+  for (int step = 0;; ++step) {
+    auto [next, largest] = extrema(levelled.series, radius);
     // Where rounding outweighs the levelled error, points coincide and the next one may be far off.
     if (largest < least) {
       least = largest;
       best = levelled.series;
     }
-    if (is_settled || exchange == kMostExchanges || points.size() != count + 1 ||
-        !std::is_sorted(points.begin(), points.end(), std::less_equal{}))
-      break;
+    if (is_settled || step == kMostExchanges || next.size() != points.size() ||
+        !std::is_sorted(next.begin(), next.end(), std::less_equal{}))
+      return best;
     const double before = levelled.error;
+    points = std::move(next);
     levelled = level(points, radius);
     is_settled = levelled.error <= before * (1 + kSettled);
   }
-  return to_powers(best, radius);
+}
+
+}  // namespace
+
+std::vector<double> least_error_polynomial(index_t degree, double radius) {
+  if (radius == 0) {
+    Numbers one(static_cast<std::size_t>(degree) + 1, 0.0);
+    one[0] = 1;
+    return one;
+  }
+  // The points of a wide interval are far from Chebyshev's: those of narrower ones lead to them.
+  Numbers points = chebyshev_extrema(static_cast<std::size_t>(degree));
+  for (double width = kFirstWidth; width < radius; width += kWidthStep)
+    std::ignore = exchange(points, width);
+  return to_powers(exchange(points, radius), radius);
 }
 
 double least_error_bound(index_t degree, double radius) {

@@ -17,15 +17,18 @@ namespace {
 
 constexpr const char* kName = "conv_attention";
 
-/// Sample rows that choices are tried on.
-constexpr index_t kTried = 32;
+/// Short sequences have one sample row for so many rows.
+constexpr index_t kRowsPerSample = 32;
+
+/// Sample rows that choices are tried on, at most, and how few of a short sequence.
+constexpr index_t kMostTried = 32, kLeastTried = 16, kRowsPerTried = 128;
 
 /// Choices are fitted to the sample rows themselves, so their error there has to be that much
 /// below what is wanted.
-constexpr double kMargin = 0.6;
+constexpr double kMargin = 0.75;
 
 /// A row may have at most this share of exact keys: with more, exact attention is about as fast.
-constexpr double kMostExact = 0.8;
+constexpr double kMostExact = 0.6;
 
 std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
 
@@ -67,75 +70,93 @@ class HeadCalibrator {
  public:
   HeadCalibrator(const HeadArrays<T>& head, Calibration<T>& calibration, index_t flat,
                  const Exec& exec)
-      : head_(head), all_(calibration), flat_(flat), exec_(exec) {}
+      : head_(head),
+        all_(calibration),
+        found_(calibration.heads[at(flat)]),
+        flat_(flat),
+        exec_(exec) {}
 
   void run() {
     const CalibrateOptions& options = all_.options;
-    HeadCalibration<T>& found = all_.heads[at(flat_)];
-    found.near_blocks = ceil_div(options.window, kKeyBlock);
-    const DenseRows<T> sample(head_,
-                              draw_rows(options.seed, flat_, kWholeBlocks * kKeyBlock, head_.n,
-                                        std::min(options.sample_rows, head_.n / 32)),
-                              exec_);
-    const index_t window = options.window;
-    const FarMasses masses =
-        far_masses(sample.rows(), sample.weights(), sample.sums(), head_.n, window);
-    const FarWeights fitted = fit_far(masses, sample.rows(), window);
-    found.heavy = heavy_keys(masses.keys, options.sinks, options.heavy_keys);
-    found.key_weights.assign(fitted.keys.begin(), fitted.keys.end());
-    found.lag_weights.assign(fitted.lags.begin(), fitted.lags.end());
-    for (const index_t key : found.heavy) found.key_weights[at(key)] = T(0);
-    found.ranked =
-        rank_key_blocks(head_, found.heavy, found.near_blocks, all_.most_retrieved, exec_);
-    choose(sample, found);
+    found_.near_blocks = ceil_div(options.window, kKeyBlock);
+    std::vector<index_t> rows = draw_rows(options.seed, flat_, kWholeBlocks * kKeyBlock, head_.n,
+                                          std::min(options.sample_rows, head_.n / kRowsPerSample));
+    if (rows.empty()) return;  // all keys are exact
+    const index_t tried = std::clamp(head_.n / kRowsPerTried, kLeastTried, kMostTried);
+    const index_t step = ceil_div(static_cast<index_t>(rows.size()), tried);
+    if (options.tol > 0 && is_hopeless(rows, step)) return;
+    const DenseRows<T> sample(head_, std::move(rows), step, exec_);
+    fit(sample);
+    choose(sample);
   }
 
  private:
+  /// Whether even a basis fitted to none but the rows that it is tried on misses the wanted error.
+  bool is_hopeless(const std::vector<index_t>& rows, index_t step) {
+    std::vector<index_t> few;
+    for (std::size_t r = 0; r < rows.size(); r += at(step)) few.push_back(rows[r]);
+    const DenseRows<T> sample(head_, std::move(few), 1, exec_);
+    fit(sample);
+    found_.sample_error = INFINITY;
+    for (const bool has_far : {true, false}) {
+      found_.has_far = has_far;
+      found_.sample_error = std::min(found_.sample_error, error_of(sample, all_.most_retrieved));
+      if (found_.sample_error <= all_.options.tol) return false;
+    }
+    return true;
+  }
+
+  /// Heavy keys, weights of the others, and, the first time, key blocks to retrieve.
+  void fit(const DenseRows<T>& sample) {
+    const CalibrateOptions& options = all_.options;
+    const FarMasses masses =
+        far_masses(sample.rows(), sample.weights(), sample.sums(), head_.n, options.window);
+    const FarWeights fitted = fit_far(masses, sample.rows(), options.window);
+    found_.heavy = heavy_keys(masses.keys, options.sinks, options.heavy_keys);
+    found_.key_weights.assign(fitted.keys.begin(), fitted.keys.end());
+    found_.lag_weights.assign(fitted.lags.begin(), fitted.lags.end());
+    for (const index_t key : found_.heavy) found_.key_weights[at(key)] = T(0);
+    if (found_.ranked.empty())
+      found_.ranked =
+          rank_key_blocks(head_, found_.heavy, found_.near_blocks, all_.most_retrieved, exec_);
+  }
+
   /// The fewest retrieved blocks that bring the sample rows within the wanted error; the most when
   /// none does. Far keys are left out where that is better.
-  void choose(const DenseRows<T>& sample, HeadCalibration<T>& found) const {
-    if (sample.rows().empty()) return;
-    const index_t step = ceil_div(static_cast<index_t>(sample.rows().size()), kTried);
-    const double limit = kMargin * all_.options.tol;
-    found.has_far = true;
-    const auto try_out = [&](index_t retrieved) {
-      found.retrieved = retrieved;
-      found.sample_error = error_of(sample, found, step);
-    };
+  void choose(const DenseRows<T>& sample) {
     std::vector<index_t> choices{0};
-    for (index_t m = 1; m <= all_.most_retrieved; m *= 2) choices.push_back(m);
-    index_t low = 0, high = static_cast<index_t>(choices.size()) - 1, tried = -1;
-    while (low < high) {
-      tried = (low + high) / 2;
-      try_out(choices[at(tried)]);
-      if (found.sample_error <= limit) {
-        high = tried;
+    for (index_t m = 1; m < all_.most_retrieved; m *= 2) choices.push_back(m);
+    if (all_.most_retrieved > 0) choices.push_back(all_.most_retrieved);
+    const double limit = kMargin * all_.options.tol;
+    found_.has_far = true;
+    std::size_t low = 0, high = choices.size() - 1;
+    double best = error_of(sample, choices[high]);
+    while (low < high && best <= limit) {
+      const std::size_t middle = (low + high) / 2;
+      const double error = error_of(sample, choices[middle]);
+      if (error <= limit) {
+        high = middle;
+        best = error;
       } else {
-        low = tried + 1;
+        low = middle + 1;
       }
     }
-    if (tried != low) try_out(choices[at(low)]);
-    const double with = found.sample_error;
-    found.has_far = false;
-    found.sample_error = error_of(sample, found, step);
-    if (found.sample_error > with) {
-      found.has_far = true;
-      found.sample_error = with;
+    found_.has_far = false;
+    found_.sample_error = error_of(sample, choices[high]);
+    if (found_.sample_error > best) {
+      found_.has_far = true;
+      found_.sample_error = best;
     }
   }
 
-  double error_of(const DenseRows<T>& sample, const HeadCalibration<T>& found, index_t step) const {
-    const std::vector<double> errors = sample.squared_errors(all_, found, flat_, step, exec_);
-    double error = 0, weight = 0;
-    for (std::size_t r = 0; r < errors.size(); ++r) {
-      error += errors[r];
-      weight += sample.norms()[r * at(step)];
-    }
-    return weight > 0 ? std::sqrt(error / weight) : 0;
+  double error_of(const DenseRows<T>& sample, index_t retrieved) {
+    found_.retrieved = retrieved;
+    return sample.relative_error(all_, found_, flat_, exec_);
   }
 
   const HeadArrays<T>& head_;
-  Calibration<T>& all_;
+  const Calibration<T>& all_;
+  HeadCalibration<T>& found_;
   index_t flat_;
   const Exec& exec_;
 };

@@ -94,6 +94,7 @@ class BlockAttention {
     drawn_ = exact_ + head.heavy_count();
     stride_ = round_up(drawn_ + static_cast<index_t>(draw_.keys.size()), 16);
     scores_ = Buffer<T>(kKeyBlock * stride_);
+    head.far.add_up(draw_, first_, count_, models_);
   }
 
   void run(const View<T, 2>& out, const View<T, 1>& lse, const View<T, 1>& far_share) {
@@ -195,8 +196,11 @@ class BlockAttention {
     const double exact = simd.exp_sum(scores, top, drawn_);
     if (drawn == 0) return {top, exact, 0, 0, exact};
     simd.exp_shifted(scores + drawn_, top, scores + drawn_, drawn);
-    const auto [factor, far] = h_.far.mass(draw_, row, scores + drawn_);
-    if (!h_.found.has_far) return {top, exact, far, 0, exact};
+    T seen_far = 0;
+    for (index_t s = 0; s < drawn; ++s) seen_far += scores[drawn_ + s] * draw_.reciprocals[at(s)];
+    const double far = static_cast<double>(seen_far) * draw_.step;
+    if (!h_.found.has_far || !(models_[r] > 0)) return {top, exact, far, 0, exact};
+    const double factor = static_cast<double>(seen_far / models_[r]);
     double model = 0;
     for_each_range([&](const KeyRange& range, index_t column) {
       const index_t last = std::min(range.last, row + 1);
@@ -211,6 +215,7 @@ class BlockAttention {
   KeySelection selection_;
   FarDraw<T> draw_;
   Buffer<T> scores_;
+  T models_[kKeyBlock];  ///< of the drawn keys, by row
 };
 
 template <class T>

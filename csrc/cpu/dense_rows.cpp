@@ -38,14 +38,17 @@ void HeadArrays<T>::pack_query(std::span<const index_t> rows, T* to) const {
 }
 
 template <class T>
-DenseRows<T>::DenseRows(const HeadArrays<T>& head, std::vector<index_t> rows, const Exec& exec)
-    : head_(head), rows_(std::move(rows)), stride_(round_up(head.n, 64)) {
+DenseRows<T>::DenseRows(const HeadArrays<T>& head, std::vector<index_t> rows, index_t step,
+                        const Exec& exec)
+    : head_(head),
+      rows_(std::move(rows)),
+      stride_(round_up(head.n, 64)),
+      step_(step),
+      tried_(ceil_div(static_cast<index_t>(rows_.size()), step)) {
   const auto count = static_cast<index_t>(rows_.size()), channels = head.channels;
   weights_ = Buffer<T>(count * stride_);
-  out_ = Buffer<T>(count * channels);
+  out_ = Buffer<T>(tried_ * channels);
   sums_.resize(rows_.size());
-  norms_.resize(rows_.size());
-  for (const T peak : head.value.peaks) unit_ = std::max(unit_, static_cast<double>(peak));
   parallel_for(exec, ceil_div(count, kRowTile), [&](index_t tile, int) {
     const index_t first = tile * kRowTile, tile_rows = std::min(kRowTile, count - first);
     const auto listed = std::span<const index_t>(rows_).subspan(at(first), at(tile_rows));
@@ -64,18 +67,23 @@ DenseRows<T>::DenseRows(const HeadArrays<T>& head, std::vector<index_t> rows, co
       sums_[at(first + r)] = kernels<T>().exp_sum(row, top, seen);
       std::fill(row + seen, row + stride_, T(0));
     }
+  });
+  std::vector<double> norms(at(tried_), 0.0);
+  parallel_for(exec, ceil_div(tried_, kRowTile), [&](index_t tile, int) {
+    const index_t first = tile * kRowTile, tile_rows = std::min(kRowTile, tried_ - first);
+    const index_t keys = rows_[at((first + tile_rows - 1) * step)] + 1;
     T* out = out_.data() + first * channels;
-    multiply_values(head, tile_rows, keys, {scores, stride_}, out);
+    multiply_values(head, tile_rows, keys,
+                    {weights_.data() + first * step * stride_, step * stride_}, out);
     for (index_t r = 0; r < tile_rows; ++r) {
-      double norm = 0;
       for (index_t c = 0; c < channels; ++c) {
         T& y = out[r * channels + c];
-        y = static_cast<T>(static_cast<double>(y) / sums_[at(first + r)]);
-        norm += static_cast<double>(y) / unit_ * (static_cast<double>(y) / unit_);
+        y = static_cast<T>(static_cast<double>(y) / sums_[at((first + r) * step)]);
+        norms[at(first + r)] += static_cast<double>(y) * static_cast<double>(y);
       }
-      norms_[at(first + r)] = norm;
     }
   });
+  for (const double norm : norms) norm_ += norm;
 }
 
 /// The weights that a calibrated basis gives to the keys of row r; returns their sum.
@@ -90,9 +98,11 @@ double DenseRows<T>::approximate(const Calibration<T>& calibration,
   double sum = 0;
   if (calibrated.has_far) {
     const FarDraw<T> draw = far.draw(selection, block);
-    std::vector<T> drawn;
-    for (const index_t key : draw.keys) drawn.push_back(exact[key]);
-    const double factor = far.mass(draw, row, drawn.data()).factor;
+    T drawn = 0, model = 0;
+    for (std::size_t s = 0; s < draw.keys.size(); ++s)
+      drawn += exact[draw.keys[s]] * draw.reciprocals[s];
+    far.add_up(draw, row, 1, &model);
+    const double factor = model > 0 ? static_cast<double>(drawn / model) : 0;
     for (const KeyRange& range : selection.far)
       sum += factor * far.subtract(row, -factor, range.first, range.last, weights + range.first);
   }
@@ -115,34 +125,33 @@ double DenseRows<T>::approximate(const Calibration<T>& calibration,
 }
 
 template <class T>
-std::vector<double> DenseRows<T>::squared_errors(const Calibration<T>& calibration,
-                                                 const HeadCalibration<T>& calibrated, index_t flat,
-                                                 index_t step, const Exec& exec) const {
+double DenseRows<T>::relative_error(const Calibration<T>& calibration,
+                                    const HeadCalibration<T>& calibrated, index_t flat,
+                                    const Exec& exec) const {
   const FarKeys<T> far(calibration, calibrated, flat);
-  const index_t count = ceil_div(static_cast<index_t>(rows_.size()), step);
   const index_t channels = head_.channels;
-  std::vector<double> errors(at(count), 0.0);
-  parallel_for(exec, ceil_div(count, kRowTile), [&](index_t tile, int) {
-    const index_t first = tile * kRowTile, tile_rows = std::min(kRowTile, count - first);
+  std::vector<double> errors(at(tried_), 0.0);
+  parallel_for(exec, ceil_div(tried_, kRowTile), [&](index_t tile, int) {
+    const index_t first = tile * kRowTile, tile_rows = std::min(kRowTile, tried_ - first);
     Buffer<T> weights(tile_rows * stride_), out(tile_rows * channels);
     std::vector<double> sums(at(tile_rows));
     for (index_t r = 0; r < tile_rows; ++r)
-      sums[at(r)] = approximate(calibration, calibrated, far, (first + r) * step,
+      sums[at(r)] = approximate(calibration, calibrated, far, (first + r) * step_,
                                 weights.data() + r * stride_);
-    const index_t keys = rows_[at((first + tile_rows - 1) * step)] + 1;
+    const index_t keys = rows_[at((first + tile_rows - 1) * step_)] + 1;
     multiply_values(head_, tile_rows, keys, {weights.data(), stride_}, out.data());
     for (index_t r = 0; r < tile_rows; ++r) {
-      const T* exact = out_.data() + (first + r) * step * channels;
-      double error = 0;
+      const T* exact = out_.data() + (first + r) * channels;
       for (index_t c = 0; c < channels; ++c) {
         const double y = static_cast<double>(out[r * channels + c]) / sums[at(r)];
-        const double miss = (y - static_cast<double>(exact[c])) / unit_;
-        error += miss * miss;
+        const double miss = y - static_cast<double>(exact[c]);
+        errors[at(first + r)] += miss * miss;
       }
-      errors[at(first + r)] = error;
     }
   });
-  return errors;
+  double error = 0;
+  for (const double row : errors) error += row;
+  return norm_ > 0 ? std::sqrt(error / norm_) : error > 0 ? INFINITY : 0;
 }
 
 template struct HeadArrays<float>;

@@ -36,27 +36,24 @@ struct HeadArrays {
   double scale;
 };
 
-/// Exact attention of a few rows of a head, with all their weights: what a basis is fitted to and
-/// judged by.
+/// Attention of a few rows of a head to all keys: what a basis is fitted to and tried on.
 template <class T>
 class DenseRows {
  public:
-  /// `rows` are increasing. Throws InvalidArgument when a logit overflows. O(rows n d).
-  DenseRows(const HeadArrays<T>& head, std::vector<index_t> rows, const Exec& exec);
+  /// `rows` are increasing; every `step`-th of them is for trying. Throws InvalidArgument when a
+  /// logit overflows. O(rows n d).
+  DenseRows(const HeadArrays<T>& head, std::vector<index_t> rows, index_t step, const Exec& exec);
 
   [[nodiscard]] std::span<const index_t> rows() const { return rows_; }
   /// exp(logit - largest of the row), 0 after the row's own key, and their sums.
   [[nodiscard]] Rows<const T> weights() const { return {weights_.data(), stride_}; }
   [[nodiscard]] std::span<const double> sums() const { return sums_; }
-  /// |y|^2 of each row, in units of the largest value.
-  [[nodiscard]] std::span<const double> norms() const { return norms_; }
 
-  /// |y~ - y|^2 of every `step`-th row for what `calibrated` says of head number `flat`, in the
-  /// same units. O(rows n d_v).
-  [[nodiscard]] std::vector<double> squared_errors(const Calibration<T>& calibration,
-                                                   const HeadCalibration<T>& calibrated,
-                                                   index_t flat, index_t step,
-                                                   const Exec& exec) const;
+  /// ||Y~ - Y|| / ||Y|| of the rows for trying, for what `calibrated` says of head number `flat`.
+  /// O(rows n d_v).
+  [[nodiscard]] double relative_error(const Calibration<T>& calibration,
+                                      const HeadCalibration<T>& calibrated, index_t flat,
+                                      const Exec& exec) const;
 
  private:
   double approximate(const Calibration<T>& calibration, const HeadCalibration<T>& calibrated,
@@ -64,10 +61,10 @@ class DenseRows {
 
   const HeadArrays<T>& head_;
   std::vector<index_t> rows_;
-  index_t stride_;
+  index_t stride_, step_, tried_;
   Buffer<T> weights_, out_;
-  std::vector<double> sums_, norms_;
-  double unit_ = 1;
+  std::vector<double> sums_;
+  double norm_ = 0;  ///< ||Y||^2 of the rows for trying
 };
 
 }  // namespace convbasis

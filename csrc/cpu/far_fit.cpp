@@ -7,7 +7,7 @@
 namespace convbasis {
 namespace {
 
-constexpr int kIterations = 8;
+constexpr int kIterations = 4;
 
 /// Bins are at least this long, and grow by the root of 2.
 constexpr index_t kShortestBin = 8;

@@ -94,16 +94,12 @@ FarDraw<T> FarKeys<T>::draw(const KeySelection& selection, index_t block) const 
 }
 
 template <class T>
-typename FarKeys<T>::Mass FarKeys<T>::mass(const FarDraw<T>& draw, index_t row,
-                                           const T* exact_weights) const {
-  const T* lags = head_.lag_weights.data() + row;
-  T exact = 0, model = 0;
+void FarKeys<T>::add_up(const FarDraw<T>& draw, index_t first, index_t count, T* models) const {
+  std::fill_n(models, count, T(0));
   for (std::size_t s = 0; s < draw.keys.size(); ++s) {
-    exact += exact_weights[s] * draw.reciprocals[s];
-    model += lags[-draw.keys[s]] * draw.shares[s];
+    const T* lags = head_.lag_weights.data() + first - draw.keys[s];
+    for (index_t r = 0; r < count; ++r) models[r] += draw.shares[s] * lags[r];
   }
-  const auto weight = static_cast<double>(exact);
-  return {model > 0 ? weight / static_cast<double>(model) : 0, weight * draw.step};
 }
 
 template <class T>

@@ -20,7 +20,8 @@ template <class T>
 [[nodiscard]] KeySelection select_keys(const Calibration<T>& calibration,
                                        const HeadCalibration<T>& head, index_t block);
 
-/// Far keys drawn for a query block.
+/// Far keys drawn for a query block. With P_j what a row gives to key j exactly and M_j what the
+/// model says, its alpha is the sum of P_j * reciprocal_j by that of M_j * reciprocal_j.
 template <class T>
 struct FarDraw {
   std::vector<index_t> keys;
@@ -40,12 +41,9 @@ class FarKeys {
   /// f_j * reciprocal_j over the drawn ones. O(n / 64).
   [[nodiscard]] FarDraw<T> draw(const KeySelection& selection, index_t block) const;
 
-  /// alpha of a row, what the drawn keys weigh exactly by what the model says of them, and an
-  /// estimate of what all far keys weigh.
-  struct Mass {
-    double factor, weight;
-  };
-  [[nodiscard]] Mass mass(const FarDraw<T>& draw, index_t row, const T* exact_weights) const;
+  /// models[r] = sum over the drawn keys of the model's weight in row first + r, times
+  /// reciprocal_j.
+  void add_up(const FarDraw<T>& draw, index_t first, index_t count, T* models) const;
 
   /// weights[j - first] -= factor * the model's weight, for keys [first, last) of a row; returns
   /// the sum of the model's weights.

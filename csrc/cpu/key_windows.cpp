@@ -86,6 +86,14 @@ class Builder {
 
 std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
 
+/// The listed numbers of each pattern.
+std::vector<std::vector<index_t>> by_pattern(std::span<const index_t> pattern_of,
+                                             const std::vector<index_t>& listed, index_t patterns) {
+  std::vector<std::vector<index_t>> result(at(patterns));
+  for (const index_t i : listed) result[at(pattern_of[at(i)])].push_back(i);
+  return result;
+}
+
 struct Visitor {
   Builder& build;
 
@@ -107,14 +115,16 @@ struct Visitor {
     build.add_all(build.rows_if(is_global), build.all_keys());
   }
   void operator()(const masks::DistinctRows& mask) const {
+    auto rows = by_pattern(mask.pattern_of_row, build.all_rows(), mask.patterns.shape[0]);
     for (index_t p = 0; p < mask.patterns.shape[0]; ++p)
-      build.add_all(build.rows_if([&](index_t i) { return mask.pattern_of_row[at(i)] == p; }),
+      build.add_all(std::move(rows[at(p)]),
                     build.keys_if([&](index_t j) { return mask.patterns(p, j); }));
   }
   void operator()(const masks::DistinctColumns& mask) const {
+    auto keys = by_pattern(mask.pattern_of_column, build.all_keys(), mask.patterns.shape[0]);
     for (index_t p = 0; p < mask.patterns.shape[0]; ++p)
       build.add_all(build.rows_if([&](index_t i) { return mask.patterns(p, i); }),
-                    build.keys_if([&](index_t j) { return mask.pattern_of_column[at(j)] == p; }));
+                    std::move(keys[at(p)]));
   }
   void operator()(const masks::RowChange&) const {}
 };

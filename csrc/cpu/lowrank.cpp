@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
-#include <numeric>
 
 #include "convbasis/attention.h"
 #include "core/head_polynomial.h"
@@ -29,28 +29,6 @@ struct Head {
   View<T, 2> out;
   View<T, 1> lse;  ///< may be empty
 };
-
-/// Of the power of two with which sums of values neither overflow nor vanish.
-template <class T>
-int value_exponent(const View<const T, 2>& value) {
-  const bool is_packed = value.strides[1] == 1;
-  T peak = 0;
-  for (index_t j = 0; j < value.shape[0]; ++j) {
-    const T* row = value.data + j * value.strides[0];
-    if (is_packed) peak = std::max(peak, kernels<T>().max_magnitude(row, value.shape[1]));
-    for (index_t c = 0; !is_packed && c < value.shape[1]; ++c)
-      peak = std::max(peak, std::abs(value(j, c)));
-  }
-  return scaling_exponent(peak);
-}
-
-std::vector<index_t> numbers_without(index_t count, std::span<const index_t> left_out) {
-  std::vector<index_t> all(at(count)), kept;
-  std::iota(all.begin(), all.end(), index_t{0});
-  std::set_difference(all.begin(), all.end(), left_out.begin(), left_out.end(),
-                      std::back_inserter(kept));
-  return kept;
-}
 
 /// Rows of one head by exact attention.
 template <class T>
@@ -122,33 +100,36 @@ index_t attend(const Head<T>& head, const HeadPolynomial& polynomial,
   const Monomials monomials(head_dim, static_cast<index_t>(polynomial.coefficients.size()) - 1);
   std::vector<double> centre = polynomial.centre;
   centre.resize(at(head_dim), 0.0);
-  const int exponent = value_exponent(head.value);
-
   const ValueGroups groups(head.value.shape[1] + 1);
   const index_t width = groups.padded();
   Buffer<T> numbers(n_q * width);
   std::fill_n(numbers.data(), numbers.size(), T(0));
   std::vector<char> sees_any(at(n_q), 0);
   const std::vector<index_t> keys = numbers_without(head.key.shape[0], polynomial.exact_columns);
-  const T value_scale = std::ldexp(T(1), exponent);
+  const std::vector<index_t> rows = numbers_without(n_q, polynomial.exact_rows);
+  const int exponent = value_exponent(head.value);
+  const LowRankScales<T> scales{
+      std::ldexp(1.0, key_exponent<T>(head.query, rows, head.key, keys, centre, scale)),
+      std::ldexp(T(1), exponent)};
+  const double query_scale = scale / scales.key;
   if (const auto* change = std::get_if<masks::RowChange>(&options.mask)) {
     if (!polynomial.exact_columns.empty())
       throw Unsupported("[" + std::string(kName) +
                         "] polynomials hold exact columns with a RowChange mask; expected none, or "
                         "a mask of windows or patterns; got " +
                         std::to_string(polynomial.exact_columns.size()));
-    const index_t rows = std::min<index_t>(chunk_rows(monomials, groups), 128);
+    const index_t tile_rows = std::min<index_t>(chunk_rows(monomials, groups), 128);
     const LowRankChange<T> product(
         monomials, polynomial.coefficients,
-        change_tiles(kName, *change, options.is_causal, n_q, keys, head.key.shape[0], rows),
-        head.key, head.value, centre, value_scale, exec);
-    product.add(head.query, scale, {numbers.data(), width}, exec);
+        change_tiles(kName, *change, options.is_causal, n_q, keys, head.key.shape[0], tile_rows),
+        head.key, head.value, centre, scales, exec);
+    product.add(head.query, query_scale, {numbers.data(), width}, exec);
     sees_any = product.sees_any();
   } else {
     for (KeyWindows& windows : key_windows(options.mask, options.is_causal, n_q, keys)) {
       const LowRankPart<T> part(monomials, polynomial.coefficients, std::move(windows), head.key,
-                                head.value, centre, value_scale, exec);
-      part.add(head.query, scale, {numbers.data(), width}, exec);
+                                head.value, centre, scales, exec);
+      part.add(head.query, query_scale, {numbers.data(), width}, exec);
       for (const index_t row : part.windows().rows) sees_any[at(row)] = 1;
     }
   }

@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <array>
+#include <cmath>
 
 #include "convbasis/backward.h"
 #include "core/groups.h"
@@ -32,6 +34,11 @@ struct Sums {
   [[nodiscard]] View<T, 4> whole() {
     return contiguous_view<T, 4>(numbers.data(), {1, 1, rows, channels});
   }
+  void scale(int exponent) {
+    const double factor = std::ldexp(1.0, exponent);
+    for (index_t i = 0; i < rows * channels; ++i)
+      numbers[i] = static_cast<T>(factor * static_cast<double>(numbers[i]));
+  }
   void add_to(const View<T, 2>& to) const {
     for (index_t i = 0; i < rows; ++i)
       for (index_t c = 0; c < channels; ++c) to(i, c) += numbers[i * channels + c];
@@ -39,6 +46,11 @@ struct Sums {
 
   index_t rows, channels;
   Buffer<T> numbers;
+};
+
+template <class T>
+struct HeadSums {
+  Sums<T> query, key, value;
 };
 
 template <class T>
@@ -60,37 +72,75 @@ std::vector<double> deltas(Rows<const T> grad, Rows<const T> output, index_t row
   return all;
 }
 
+/// 2^exponent times a matrix, C-contiguous.
+template <class T>
+struct Scaled {
+  Scaled(const View<const T, 2>& matrix, int exponent)
+      : shape(matrix.shape), numbers(shape[0] * shape[1]) {
+    const double factor = std::ldexp(1.0, exponent);
+    for (index_t i = 0; i < shape[0]; ++i)
+      for (index_t c = 0; c < shape[1]; ++c)
+        numbers[i * shape[1] + c] = static_cast<T>(factor * static_cast<double>(matrix(i, c)));
+  }
+  [[nodiscard]] View<const T, 2> view() const { return {numbers.data(), shape, {shape[1], 1}}; }
+  [[nodiscard]] Rows<const T> rows() const { return {numbers.data(), shape[1]}; }
+
+  std::array<index_t, 2> shape;
+  Buffer<T> numbers;
+};
+
+/// Adds the gradients to `sums`. False, and nothing is added, when a row has no positive sum.
+///
+/// All numbers are scaled by powers of two first: keys and queries as in the forward pass, with
+/// that of the logits' scale given to the queries, values and grad_output each by their own.
+template <class T>
+bool differentiate_polynomial(const Head<const T>& head, const View<const T, 2>& grad_output,
+                              HeadPolynomial polynomial, const AttentionOptions& options,
+                              HeadSums<T>& sums, const Exec& exec) {
+  const index_t head_dim = head.query.shape[1], value_dim = head.value.shape[1];
+  const double scale = scale_of(options, head_dim);
+  const int of_scale = scale == 0 ? 0 : std::ilogb(scale);
+  const int of_key =
+      key_exponent<T>(head.query, numbers_without(head.query.shape[0], {}), head.key,
+                      numbers_without(head.key.shape[0], {}), polynomial.centre, scale);
+  const int of_query = of_scale - of_key;
+  const int of_value = value_exponent(head.value), of_grad = value_exponent(grad_output);
+  for (double& number : polynomial.centre) number = std::ldexp(number, of_key);
+  const Scaled<T> query(head.query, of_query), key(head.key, of_key);
+  const Scaled<T> value(head.value, of_value), grad(grad_output, of_grad);
+  const double rest = std::ldexp(scale, -of_scale);
+
+  const LowRankOperator<T> f(query.view(), key.view(), value.view(), polynomial, rest, options,
+                             exec);
+  if (!f.is_sound()) return false;
+  const std::vector<double> delta = deltas(grad.rows(), f.output(), f.rows(), value_dim);
+  attention_gradient<T>(f,
+                        {query.rows(), key.rows(), value.rows(), grad.rows(), delta.data(),
+                         head_dim, value_dim, rest},
+                        {sums.query.view(), sums.key.view(), sums.value.view()}, exec);
+  sums.query.scale(of_query - of_value - of_grad);
+  sums.key.scale(of_key - of_value - of_grad);
+  sums.value.scale(-of_grad);
+  return true;
+}
+
 /// Writes the gradient by the query, adds those by key and value. False when the head had to be
 /// computed exactly.
 template <class T>
 bool differentiate(const Head<const T>& head, const View<const T, 2>& grad_output,
                    const HeadPolynomial& polynomial, const AttentionOptions& options,
                    const Head<T>& grads, const Exec& exec) {
-  const index_t head_dim = head.query.shape[1], value_dim = head.value.shape[1];
-  const double scale = scale_of(options, head_dim);
-  Sums<T> query(head.query), key(head.key), value(head.value);
-  bool is_sound = polynomial.exact_rows.empty() && polynomial.exact_columns.empty();
-  if (is_sound) {
-    const LowRankOperator<T> f(head.query, head.key, head.value, polynomial, scale, options, exec);
-    is_sound = f.is_sound();
-    if (is_sound) {
-      Buffer<T> copies[4];
-      const Rows<const T> grad = as_rows(grad_output, copies[0]);
-      const std::vector<double> delta = deltas(grad, f.output(), f.rows(), value_dim);
-      attention_gradient<T>(
-          f,
-          {as_rows(head.query, copies[1]), as_rows(head.key, copies[2]),
-           as_rows(head.value, copies[3]), grad, delta.data(), head_dim, value_dim, scale},
-          {query.view(), key.view(), value.view()}, exec);
-    }
-  }
+  HeadSums<T> sums{Sums<T>(head.query), Sums<T>(head.key), Sums<T>(head.value)};
+  const bool is_sound =
+      polynomial.exact_rows.empty() && polynomial.exact_columns.empty() &&
+      differentiate_polynomial(head, grad_output, polynomial, options, sums, exec);
   if (!is_sound)
     exact_attention_backward<T>(whole(head.query), whole(head.key), whole(head.value),
-                                whole(grad_output), query.whole(), key.whole(), value.whole(),
-                                options, {}, exec);
-  for (index_t i = 0; i < query.rows; ++i) write_row(query.view().row(i), grads.query, i);
-  key.add_to(grads.key);
-  value.add_to(grads.value);
+                                whole(grad_output), sums.query.whole(), sums.key.whole(),
+                                sums.value.whole(), options, {}, exec);
+  for (index_t i = 0; i < sums.query.rows; ++i) write_row(sums.query.view().row(i), grads.query, i);
+  sums.key.add_to(grads.key);
+  sums.value.add_to(grads.value);
   return is_sound;
 }
 

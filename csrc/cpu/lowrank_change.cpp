@@ -12,8 +12,8 @@ std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
 template <class T>
 LowRankKeys<T> running_keys(const ChangeTiles& tiles, const View<const T, 2>& key,
                             const View<const T, 2>& value, std::span<const double> centre,
-                            T value_scale, const Exec& exec) {
-  LowRankKeys<T> keys(key, value, tiles.keys, centre, value_scale, exec);
+                            const LowRankScales<T>& scales, const Exec& exec) {
+  LowRankKeys<T> keys(key, value, tiles.keys, centre, scales, exec);
   const index_t width = keys.groups.padded();
   for (index_t j = 0; j < keys.count; ++j)
     if (tiles.leaves[at(j)] != 0)
@@ -27,13 +27,13 @@ template <class T>
 LowRankChange<T>::LowRankChange(const Monomials& monomials, std::span<const double> coefficients,
                                 ChangeTiles tiles, const View<const T, 2>& key,
                                 const View<const T, 2>& value, std::span<const double> centre,
-                                T value_scale, const Exec& exec)
+                                const LowRankScales<T>& scales, const Exec& exec)
     : monomials_(monomials),
       coefficients_(coefficients.begin(), coefficients.end()),
       tiles_(std::move(tiles)),
-      single_keys_(key, value, tiles_.single_keys, centre, value_scale, exec),
+      single_keys_(key, value, tiles_.single_keys, centre, scales, exec),
       states_(monomials, monomials.weights(coefficients),
-              running_keys(tiles_, key, value, centre, value_scale, exec),
+              running_keys(tiles_, key, value, centre, scales, exec),
               {tiles_.borders, tiles_.starts_anew}, ChunkStates<T>::Kind::prefix, exec) {}
 
 template <class T>

@@ -13,9 +13,9 @@ class LowRankChange {
  public:
   LowRankChange(const Monomials& monomials, std::span<const double> coefficients, ChangeTiles tiles,
                 const View<const T, 2>& key, const View<const T, 2>& value,
-                std::span<const double> centre, T value_scale, const Exec& exec);
+                std::span<const double> centre, const LowRankScales<T>& scales, const Exec& exec);
 
-  /// sums.row(i) += weights of query i times (values, 1), groups.padded() numbers.
+  /// As LowRankPart::add.
   void add(const View<const T, 2>& query, double scale, Rows<T> sums, const Exec& exec) const;
 
   [[nodiscard]] const std::vector<char>& sees_any() const { return tiles_.sees_any; }

@@ -82,8 +82,8 @@ Buffer<T> LowRankOperator<T>::product(bool transpose, const View<const T, 2>& x)
   Buffer<T> sums(count * width);
   std::fill_n(sums.data(), sums.size(), T(0));
   for (const KeyWindows& windows : transpose ? transposed_parts_ : parts_)
-    LowRankPart<T>(monomials_, coefficients_, windows, transpose ? query_ : keys, x, no_centre,
-                   T(1), exec_)
+    LowRankPart<T>(monomials_, coefficients_, windows, transpose ? query_ : keys, x, no_centre, {},
+                   exec_)
         .add(transpose ? keys : query_, scale_, {sums.data(), width}, exec_);
   return sums;
 }

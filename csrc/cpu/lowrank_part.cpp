@@ -1,6 +1,7 @@
 #include "cpu/lowrank_part.h"
 
 #include <algorithm>
+#include <bit>
 
 namespace convbasis {
 namespace {
@@ -13,11 +14,11 @@ template <class T>
 LowRankPart<T>::LowRankPart(const Monomials& monomials, std::span<const double> coefficients,
                             KeyWindows windows, const View<const T, 2>& key,
                             const View<const T, 2>& value, std::span<const double> centre,
-                            T value_scale, const Exec& exec)
+                            const LowRankScales<T>& scales, const Exec& exec)
     : monomials_(monomials),
       coefficients_(coefficients.begin(), coefficients.end()),
       windows_(std::move(windows)),
-      keys_(key, value, windows_.keys, centre, value_scale, exec),
+      keys_(key, value, windows_.keys, centre, scales, exec),
       plan_(plan()),
       states_(monomials, monomials.weights(coefficients), keys_,
               Chunks::even(keys_.count, plan_.chunk), plan_.kind, exec) {}
@@ -42,18 +43,81 @@ typename LowRankPart<T>::Plan LowRankPart<T>::plan() {
   std::vector<WindowTile> tiles = window_tiles(windows_, chunk, std::max(chunk, kTileRows));
   const bool is_prefix = std::all_of(tiles.begin(), tiles.end(),
                                      [](const WindowTile& tile) { return tile.first_chunk == 0; });
-  return {chunk, is_prefix ? Kind::prefix : Kind::range, std::move(tiles)};
+  if (is_prefix) return {chunk, Kind::prefix, std::move(tiles)};
+  // A block of rows costs as much as a full one: sums of their own cost few rows much.
+  const auto nodes = static_cast<index_t>(std::bit_width(at(ceil_div(keys_.count, chunk))));
+  const auto sums = static_cast<index_t>(tiles.size());
+  const bool by_nodes = sums * (nodes + kRowBlock) > static_cast<index_t>(rows.size()) * nodes;
+  return {chunk, Kind::range, std::move(tiles), by_nodes};
+}
+
+/// Products with the nodes of the tree that make up the ranges of the tiles, one after another, so
+/// that all rows of a node are taken together: sums for single rows would each read many nodes. A
+/// range has at most one node on each side of a level, so no two threads meet in a row.
+template <class T>
+void LowRankPart<T>::add_nodes(const View<const T, 2>& query, double scale, Rows<T> sums,
+                               const Exec& exec) const {
+  std::vector<WindowTile> ranges = plan_.tiles;
+  for (WindowTile& range : ranges) {
+    range.first_chunk += states_.leaves();
+    range.last_chunk += states_.leaves();
+  }
+  for (index_t level = states_.leaves(); level > 0; level /= 2) {
+    std::vector<Use> left, right;
+    for (index_t t = 0; t < static_cast<index_t>(ranges.size()); ++t) {
+      index_t &first = ranges[at(t)].first_chunk, &last = ranges[at(t)].last_chunk;
+      if (first < last && first % 2 == 1) left.push_back({first++, t});
+      if (first < last && last % 2 == 1) right.push_back({--last, t});
+      first /= 2;
+      last /= 2;
+    }
+    add_uses(std::move(left), query, scale, sums, exec);
+    add_uses(std::move(right), query, scale, sums, exec);
+  }
+}
+
+template <class T>
+void LowRankPart<T>::add_uses(std::vector<Use> uses, const View<const T, 2>& query, double scale,
+                              Rows<T> sums, const Exec& exec) const {
+  constexpr index_t kTaskRows = 8 * kRowBlock;
+  struct Task {
+    index_t node, first, last;
+  };
+  std::stable_sort(uses.begin(), uses.end(),
+                   [](const Use& a, const Use& b) { return a.node < b.node; });
+  std::vector<index_t> rows;
+  std::vector<Task> tasks;
+  for (const Use& use : uses)
+    for (index_t i = plan_.tiles[at(use.tile)].first; i < plan_.tiles[at(use.tile)].last; ++i) {
+      const auto next = static_cast<index_t>(rows.size());
+      if (tasks.empty() || tasks.back().node != use.node || next - tasks.back().first == kTaskRows)
+        tasks.push_back({use.node, next, next});
+      rows.push_back(windows_.rows[at(i)]);
+      tasks.back().last = next + 1;
+    }
+  parallel_for(exec, static_cast<index_t>(tasks.size()), [&](index_t item, int) {
+    const auto [node, begin, end] = tasks[at(item)];
+    LowRankRows<T> block(monomials_, coefficients_, keys_);
+    for (index_t first = begin; first < end; first += kRowBlock) {
+      const index_t last = std::min(first + kRowBlock, end);
+      block.select(query, scale,
+                   std::span<const index_t>(rows).subspan(at(first), at(last - first)));
+      block.add_state(states_.node(node), states_.group_size());
+      block.add_to(sums);
+    }
+  });
 }
 
 template <class T>
 void LowRankPart<T>::add(const View<const T, 2>& query, double scale, Rows<T> sums,
                          const Exec& exec) const {
+  if (plan_.by_nodes) add_nodes(query, scale, sums, exec);
   const bool has_ranges = plan_.kind == ChunkStates<T>::Kind::range;
   parallel_for(exec, static_cast<index_t>(plan_.tiles.size()), [&](index_t item, int) {
     const WindowTile& tile = plan_.tiles[at(item)];
     LowRankRows<T> block(monomials_, coefficients_, keys_);
     Buffer<T> scratch(has_ranges ? states_.state_size() : 0);
-    const T* state = tile.first_chunk < tile.last_chunk
+    const T* state = tile.first_chunk < tile.last_chunk && !plan_.by_nodes
                          ? states_.sum(tile.first_chunk, tile.last_chunk, scratch.data())
                          : nullptr;
     for (index_t first = tile.first; first < tile.last; first += kRowBlock) {

@@ -25,13 +25,13 @@ LowRankRows<T>::LowRankRows(const Monomials& monomials, std::span<const T> coeff
 template <class T>
 void LowRankRows<T>::select(const View<const T, 2>& query, double scale,
                             std::span<const index_t> rows) {
-  const T factor = static_cast<T>(scale);
   rows_ = rows;
   std::fill_n(query_.data(), query_.size(), T(0));
   std::fill_n(sums_.data(), sums_.size(), T(0));
   for (std::size_t r = 0; r < rows.size(); ++r)
     for (index_t c = 0; c < keys_.head_dim; ++c)
-      query_[c * kRowBlock + static_cast<index_t>(r)] = factor * query(rows[r], c);
+      query_[c * kRowBlock + static_cast<index_t>(r)] =
+          static_cast<T>(scale * static_cast<double>(query(rows[r], c)));
 }
 
 /// Monomials that fit the first cache are all formed. Of more, those of the highest degree are

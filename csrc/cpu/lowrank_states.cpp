@@ -8,7 +8,7 @@ namespace convbasis {
 template <class T>
 LowRankKeys<T>::LowRankKeys(const View<const T, 2>& key, const View<const T, 2>& value,
                             std::span<const index_t> listed, std::span<const double> centre,
-                            T value_scale, const Exec& exec)
+                            const LowRankScales<T>& scales, const Exec& exec)
     : count(static_cast<index_t>(listed.size())),
       head_dim(key.shape[1]),
       groups(value.shape[1] + 1),
@@ -24,10 +24,10 @@ LowRankKeys<T>::LowRankKeys(const View<const T, 2>& key, const View<const T, 2>&
     for (index_t j = first; j < last; ++j) {
       const index_t from = listed[static_cast<std::size_t>(j)];
       for (index_t c = 0; c < head_dim; ++c)
-        keys[j * head_dim + c] =
-            static_cast<T>(static_cast<double>(key(from, c)) - centre[static_cast<std::size_t>(c)]);
+        keys[j * head_dim + c] = static_cast<T>(
+            scales.key * (static_cast<double>(key(from, c)) - centre[static_cast<std::size_t>(c)]));
       T* row = values.data() + j * width;
-      for (index_t c = 0; c < channels; ++c) row[c] = value_scale * value(from, c);
+      for (index_t c = 0; c < channels; ++c) row[c] = scales.value * value(from, c);
       row[channels] = T(1);
       std::fill(row + channels + 1, row + width, T(0));
       for (index_t g = 0; g < groups.count; ++g) {
@@ -127,11 +127,15 @@ void ChunkStates<T>::accumulate(const std::vector<char>& starts_anew, const Exec
   });
 }
 
+/// Weighs the leaves; node s becomes the sum of nodes 2 s and 2 s + 1.
 template <class T>
 void ChunkStates<T>::build_tree(const Exec& exec) {
   constexpr index_t kSlice = 4096;
   parallel_for(exec, ceil_div(state_size_, kSlice), [&](index_t slice, int) {
     const index_t first = slice * kSlice, count = std::min(kSlice, state_size_ - first);
+    for (index_t c = 0; c < chunks_; ++c)
+      for (index_t i = first; i < first + count; ++i)
+        state(leaves_ + c)[i] *= weights_[static_cast<std::size_t>(i % group_size_)];
     for (index_t node = leaves_ - 1; node > 0; --node) {
       index_t last_leaf = node;
       while (last_leaf < leaves_) last_leaf = 2 * last_leaf + 1;
@@ -156,9 +160,6 @@ const T* ChunkStates<T>::sum(index_t first, index_t last, T* scratch) const {
     if (left % 2 == 1) add(state(left++));
     if (right % 2 == 1) add(state(--right));
   }
-  for (index_t g = 0; g < state_size_; g += group_size_)
-    for (index_t i = 0; i < group_size_; ++i)
-      scratch[g + i] *= weights_[static_cast<std::size_t>(i)];
   return scratch;
 }
 

@@ -5,15 +5,17 @@
 
 #include "core/thread_pool.h"
 #include "cpu/features.h"
+#include "cpu/lowrank_scales.h"
 
 namespace convbasis {
 
-/// A list of keys of one head, less a centre, and their values with a column of ones.
+/// A list of keys of one head, less a centre, and their values with a column of ones. Keys and
+/// values are scaled.
 template <class T>
 struct LowRankKeys {
   LowRankKeys(const View<const T, 2>& key, const View<const T, 2>& value,
-              std::span<const index_t> listed, std::span<const double> centre, T value_scale,
-              const Exec& exec);
+              std::span<const index_t> listed, std::span<const double> centre,
+              const LowRankScales<T>& scales, const Exec& exec);
 
   index_t count, head_dim;
   ValueGroups groups;
@@ -49,6 +51,11 @@ class ChunkStates {
   /// each. Valid until `scratch`, of state_size() numbers, is used again.
   [[nodiscard]] const T* sum(index_t first, index_t last, T* scratch) const;
 
+  /// Sums over ranges are those of nodes of a binary tree, whose leaves are the chunks: the parent
+  /// of node s is s / 2, and chunk c is the node leaves() + c. Times the weights, as sum().
+  [[nodiscard]] index_t leaves() const { return leaves_; }
+  [[nodiscard]] const T* node(index_t i) const { return state(i); }
+
   [[nodiscard]] index_t group_size() const { return group_size_; }
   [[nodiscard]] index_t state_size() const { return state_size_; }
 
@@ -61,7 +68,7 @@ class ChunkStates {
 
   Kind kind_;
   index_t chunks_, group_size_, state_size_;
-  index_t leaves_ = 0;      ///< of the tree: node s is the sum of nodes 2 s and 2 s + 1
+  index_t leaves_ = 0;
   std::vector<T> weights_;  ///< of each number of a group
   Buffer<T> sums_;
 };

@@ -46,7 +46,7 @@ from .decompose import decompose
 from .device import build_info, cuda_available
 from .polynomial import polynomial_attention
 from .polynomial_backward import polynomial_attention_backward
-from .polynomial_report import PolynomialReport
+from .polynomial_report import PolynomialBackwardReport, PolynomialReport
 from .recover import RecoverOptions, recover_basis
 from .report import BackwardReport, Report, ToleranceMissed
 from .sparsify import sparsify_features
@@ -62,6 +62,7 @@ __all__ = [
     "CalibratedReport",
     "ConvBasis",
     "CostModel",
+    "PolynomialBackwardReport",
     "PolynomialReport",
     "RecoverOptions",
     "Report",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, fields
 from typing import Any
@@ -144,3 +145,7 @@ class BoundedEntries:
     def to_dict(self) -> dict[str, Any]:
         """Plain Python numbers and lists; NaN and infinity as None."""
         return {entry.name: plain(getattr(self, entry.name)) for entry in fields(self)}
+
+    def to_json(self) -> str:
+        """Strict JSON: what is not a number, or infinite, is null."""
+        return json.dumps(self.to_dict(), allow_nan=False)

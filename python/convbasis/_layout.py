@@ -79,6 +79,7 @@ class AttentionInputs:
     is_causal: bool
     scale: float
     mask: tuple[object, ...] | None = None  # as the core takes it
+    attn_mask: masks.Mask | None = None  # as the caller gave it
 
     @property
     def heads(self) -> tuple[int, int]:
@@ -149,6 +150,7 @@ def attention_inputs(
         is_causal=is_causal or mask_is_causal,
         scale=_validate.scale_or_default(function, scale, query),
         mask=mask,
+        attn_mask=attn_mask if isinstance(attn_mask, masks.Mask) else None,
     )
 
 

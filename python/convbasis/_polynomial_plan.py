@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias
 
 import numpy as np
 
 from . import _core
 from ._layout import AttentionInputs
+from ._polynomial_cost import Costs
+from .masks import Causal
 
 #: Tolerance when neither a degree nor a tolerance is asked for.
 DEFAULT_TOL = 1e-3
 
-#: Logits beyond this are left to exact attention: no polynomial of use reaches so far.
-MOST_RADIUS = 40.0
-
-#: Highest degree that is looked at.
-MOST_DEGREE = 40
-
-#: Most numbers of a state (features times values), which bounds the memory of a call.
-MOST_NUMBERS = 1 << 26
-
 #: Rows that the range of the logits is sampled at for a report.
 SAMPLED_ROWS = 64
-
-#: Nanoseconds that exact columns take for each query, and exact rows for each key, however few.
-#: Measured at n = 32,768 with 8 and 64 channels.
-ANY_COLUMNS, ANY_ROWS = 350.0, 150.0
-
-#: Cost of exact_attention_backward in calls of exact_attention.
-EXACT_BACKWARD = 3.0
 
 NONE = np.empty(0, np.int64)
 
@@ -108,76 +95,76 @@ def make_plan(
     *,
     sample: bool = False,
     backward: bool = False,
+    may_skip: bool = False,
 ) -> PolynomialPlan:
     """Bound the logits of every head in O(n d), then choose its polynomial.
 
-    A `backward` pass costs more, and takes no rows and columns exactly.
+    A `backward` pass costs more, and takes no rows and columns exactly. With `may_skip` heads for
+    which no polynomial pays get none, and nothing is looked at where none could.
     """
+    chooser = Chooser(inputs, tol, backward)
+    if may_skip and degree is None and not chooser.radii:
+        return all_exact(inputs, chooser)
     sampled_rows = SAMPLED_ROWS if sample else 0
     centre, query_norms, key_norms, radius, sampled = _core.logit_range(
-        inputs.query, inputs.key, inputs.scale, inputs.is_causal, None, sampled_rows, threads
+        inputs.query, inputs.key, inputs.scale, inputs.is_causal, sampled_rows, threads
     )
     group = inputs.heads[1] // max(inputs.key.shape[1], 1)
-    chooser = Chooser(inputs, tol, backward)
     heads = []
     for b, h in np.ndindex(inputs.heads):
         norms = query_norms[b, h], key_norms[b, h // group]
         head = chooser.cheapest(*norms) if degree is None and tol is not None else None
+        if head is None and may_skip and degree is None:
+            head = chooser.missed(float(radius[b, h]))
         heads.append(head or chooser.of_radius(float(radius[b, h]), degree))
     exists = np.array([head.coefficients is not None for head in heads], dtype=bool)
     return PolynomialPlan(heads, centre, exists.reshape(inputs.heads), sampled)
 
 
+def all_exact(inputs: AttentionInputs, chooser: Chooser) -> PolynomialPlan:
+    """A plan by which every head misses, of unknown radius."""
+    batch, heads = inputs.heads
+    head = chooser.missed(float("nan"))
+    centre = np.zeros((batch, inputs.key.shape[1], inputs.key.shape[3]))
+    none = np.zeros((batch, heads))
+    return PolynomialPlan([head] * (batch * heads), centre, none > 0, none)
+
+
 class Chooser:
     """Polynomials for heads of one size."""
 
-    def __init__(self, inputs: AttentionInputs, tol: float | None, backward: bool) -> None:
+    def __init__(self, inputs: AttentionInputs, tol: float | None, backward: bool = False) -> None:
         self.tol = tol
-        self.head_dim, self.value_dim = inputs.query.shape[3], inputs.value.shape[3]
         self.unit = float(np.finfo(inputs.compute).eps) / 2
-        self.rates = _core.polynomial_rates(inputs.compute == np.float64)
-        self.share = visible_share(inputs)
+        self.costs = Costs(inputs, backward)
         self.takes_columns = not backward and (inputs.mask is None or inputs.mask[0] != "RowChange")
-        n_q, n_kv = inputs.query.shape[2], inputs.key.shape[2]
-        self.cost_exact = n_q * n_kv * self.share * (self.head_dim + self.value_dim) * self.rates[0]
-        self.cost_feature = (n_q + n_kv) * (self.value_dim + 2) * self.rates[1]
-        self.cost_columns, self.cost_rows = ANY_COLUMNS * n_q, ANY_ROWS * n_kv
-        if backward:
-            self.cost_exact *= EXACT_BACKWARD
-            self.cost_feature *= backward_products(self.head_dim, self.value_dim)
         self.radii: list[float] = []
         if tol is not None:
-            most = min(self.cost_exact / max(self.cost_feature, 1e-9), self.most_features)
-            self.radii = radii_of(self.head_dim, tol, self.unit, int(most) + 1)
-
-    @property
-    def most_features(self) -> int:
-        return int(MOST_NUMBERS // (self.value_dim + 1))
+            self.radii = radii_of(self.costs.head_dim, tol, self.unit, self.costs.useful_features)
 
     def cheapest(self, query_norms: np.ndarray, key_norms: np.ndarray) -> HeadPlan | None:
         """The plan that reaches `tol`, with some rows and columns exact; None if none pays."""
         if self.tol is None or not self.radii:
             return None
         plain = self.without_columns(query_norms, key_norms)
-        least_beside = min(self.cost_columns, self.cost_rows)  # of a plan with either
-        if not self.takes_columns or (plain is not None and plain.cost <= least_beside):
+        costs = self.costs
+        best = costs.exact if plain is None else plain.cost
+        if not self.takes_columns or best <= costs.least_split:
             return plain
         found = _core.plan_polynomial(
             query_norms,
             key_norms,
-            self.head_dim,
-            self.value_dim,
-            self.share,
+            costs.head_dim,
+            costs.value_dim,
+            costs.share,
             self.tol,
             self.unit,
             False,
-            self.rates,
+            costs.rates,
             self.radii,
         )
         rows, columns = found["exact_rows"], found["exact_columns"]
-        cost = found["cost_polynomial"]
-        cost += self.cost_columns * (columns.size > 0) + self.cost_rows * (rows.size > 0)
-        best = self.cost_exact if plain is None else plain.cost
+        cost = costs.of_split(found["cost_polynomial"], rows.size, columns.size)
         if found["degree"] < 0 or not cost < best:
             return plain
         head = self.of_degree(found["radius"], found["degree"])
@@ -190,20 +177,24 @@ class Chooser:
         head = self.of_degree(radius, int(reached[0])) if reached.size else None
         return head if head is not None and head.cost < head.cost_exact else None
 
+    def missed(self, radius: float) -> HeadPlan:
+        """No polynomial at all."""
+        return HeadPlan(radius, cost_exact=self.costs.exact, missed=True)
+
     def of_radius(self, radius: float, degree: int | None) -> HeadPlan:
         """The polynomial of `degree`, or of the least one that reaches `tol`, or the best one.
 
         Without a degree it is one that misses: it does not pay.
         """
-        none = HeadPlan(radius, cost_exact=self.cost_exact, missed=True)
-        if not radius <= MOST_RADIUS:
+        none = self.missed(radius)
+        if not radius <= _core.MOST_RADIUS:
             return none
         missed = degree is None
         if degree is None and self.tol is not None:
             degree = _core.polynomial_degree(self.tol, radius, self.unit, False)
         if degree is None:
             degree = self.best_degree(radius)
-        if _core.feature_count(self.head_dim, degree) > self.most_features:
+        if _core.feature_count(self.costs.head_dim, degree) > self.costs.most_features:
             return none
         head = self.of_degree(radius, degree)
         missed = missed or (self.tol is not None and not head.error <= self.tol)
@@ -212,7 +203,7 @@ class Chooser:
     def of_degree(self, radius: float, degree: int) -> HeadPlan:
         """The polynomial of that degree for all logits up to `radius`."""
         coefficients, epsilon = _core.exp_polynomial(degree, radius)
-        rank = _core.feature_count(self.head_dim, degree)
+        rank = _core.feature_count(self.costs.head_dim, degree)
         return HeadPlan(
             radius,
             coefficients,
@@ -220,14 +211,14 @@ class Chooser:
             rank,
             epsilon,
             _core.polynomial_rounding(coefficients, radius, self.unit, 0.0),
-            cost=rank * self.cost_feature,
-            cost_exact=self.cost_exact,
+            cost=self.costs.of_features(rank),
+            cost_exact=self.costs.exact,
         )
 
     def best_degree(self, radius: float) -> int:
         """The one with the least error of a weight; rounding grows with the degree."""
         best, least = 0, float("inf")
-        for degree in range(MOST_DEGREE + 1):
+        for degree in range(_core.MOST_DEGREE + 1):
             head = self.of_degree(radius, degree)
             if head.error < least:
                 best, least = degree, head.error
@@ -238,33 +229,33 @@ class Chooser:
 
 def radii_of(head_dim: int, tol: float, unit: float, most_features: int) -> list[float]:
     """The largest radius at which each degree reaches `tol`, for up to so many features."""
-    radii = radii_of_degrees(tol, unit)
-    useful = [_core.feature_count(head_dim, g) <= most_features for g in range(len(radii))]
-    return list(radii[: sum(useful)])
+    useful = itertools.takewhile(
+        lambda degree: _core.feature_count(head_dim, degree) <= most_features,
+        range(_core.MOST_DEGREE + 1),
+    )
+    return list(radii_of_degrees(tol, unit)[: sum(1 for _ in useful)])
 
 
 @functools.lru_cache(maxsize=64)
 def radii_of_degrees(tol: float, unit: float) -> tuple[float, ...]:
     """The same of every degree: milliseconds, once for each tolerance."""
-    return tuple(_core.degree_radii(1, tol, unit, False, MOST_DEGREE + 1))
+    return tuple(_core.degree_radii(1, tol, unit, False, _core.MOST_DEGREE + 1))
 
 
-def backward_products(head_dim: int, value_dim: int) -> float:
-    """Cost of the products of a backward pass in those of the forward pass."""
-    return (2 * (value_dim + 1) * head_dim + value_dim) / (value_dim + 2)
+def without_unseen_keys(inputs: AttentionInputs) -> AttentionInputs:
+    """The same with keys that no query sees out of the way: they widen no range.
 
-
-def visible_share(inputs: AttentionInputs) -> float:
-    """About which share of the pairs of query and key is seen."""
+    They are cut off, or with a mask become the mean of the others.
+    """
+    if inputs.attn_mask is None or inputs.mask is None:
+        return inputs.without_unseen_keys()
+    mask = inputs.attn_mask & Causal() if inputs.is_causal else inputs.attn_mask
     n_q, n_kv = inputs.query.shape[2], inputs.key.shape[2]
-    share = 1.0
-    if inputs.mask is not None:
-        kind, parts = inputs.mask[0], cast(tuple[Any, ...], inputs.mask[1:])
-        if kind == "RowWindow":
-            share = float(np.mean(parts[1] - parts[0])) / max(n_kv, 1)
-        elif kind in ("SlidingWindow", "Longformer"):
-            tokens = parts[1].size if kind == "Longformer" else 0
-            share = min((2 * parts[0] + 2 * tokens) / max(n_kv, 1), 1.0)
-        elif kind in ("DistinctRows", "DistinctColumns"):
-            share = float(np.mean(np.mean(parts[1], axis=1)[parts[0]])) if n_q and n_kv else 0.0
-    return share / 2 if inputs.is_causal else share
+    seen = mask._seen_keys(n_q, n_kv)
+    if seen.all():
+        return inputs
+    key = inputs.key.copy()
+    with np.errstate(invalid="ignore"):  # of keys that were not checked
+        shares = inputs.key[:, :, seen] / inputs.compute.type(max(seen.sum(), 1))
+        key[:, :, ~seen] = shares.sum(axis=2, keepdims=True, dtype=np.float64)
+    return replace(inputs, key=key)

@@ -13,7 +13,8 @@ import numpy as np
 
 from . import _core, _layout, _validate
 from ._entries_report import BoundedEntries
-from ._polynomial_plan import radii_of
+from ._polynomial_cost import Costs
+from ._polynomial_plan import Chooser, without_unseen_keys
 from .masks import Mask
 
 
@@ -39,9 +40,11 @@ def bounded_entries(
         float32, float64, float16 or bfloat16.
     key : ndarray, shape (..., n_kv, d)
     attn_mask : convbasis.masks.Mask, optional
-        It can only narrow the range: `radius` and the costs are those without it.
+        Keys that it hides from every query do not count. Otherwise it can only narrow the range:
+        `radius` is that without it. The costs are those of its share of the entries.
     is_causal : bool
-        Query i sees keys 0..i; keys past the last query are not looked at.
+        Query i sees keys 0..i, as with ``attn_mask=Causal()``; keys past the last query do not
+        count.
     scale : float, optional
         Of ``q . k``; default ``1 / sqrt(d)``.
     enable_gqa : bool
@@ -64,13 +67,14 @@ def bounded_entries(
 
     Raises
     ------
-    ValueError, TypeError
-        If an argument breaks a rule.
+    ValueError, TypeError, NotImplementedError
+        If an argument breaks a rule or cannot be honoured.
 
     Notes
     -----
     Time O((n_q + n_kv) d + sample_rows n_kv d) a head, and the sorting of the norms; memory
-    O(n_q + n_kv). Costs count multiply-adds, at rates that follow from `cost_model`.
+    O(n_q + n_kv), and a copy of the keys where a mask hides some. Costs are those by which
+    `polynomial_attention` chooses, from rates that follow from `cost_model`.
 
     Standard-normal Q and K are on the wrong side: their largest entries grow like
     ``sqrt(2 log(n d))``, and the scale adds a factor ``d^(1/4)``.
@@ -95,18 +99,10 @@ def bounded_entries(
     enable_gqa = _validate.flag(name, "enable_gqa", enable_gqa)
     _validate.attention_shapes(name, query, key, None, enable_gqa)
     (n_q, d), n_kv = query.shape[-2:], key.shape[-2]
+    mask, mask_is_causal = None, False
     if attn_mask is not None:
-        if not isinstance(attn_mask, Mask):
-            raise _validate.wrong(
-                name,
-                "attn_mask",
-                "is not a mask",
-                "a mask of convbasis.masks, or None",
-                type(attn_mask).__name__,
-                TypeError,
-            )
-        attn_mask.check(name, n_q, n_kv)
-    is_causal = _validate.flag(name, "is_causal", is_causal)
+        mask, mask_is_causal = _layout.native_mask(name, attn_mask, n_q, n_kv)
+    is_causal = _validate.flag(name, "is_causal", is_causal) or mask_is_causal
     scale = _validate.scale_or_default(name, scale, query)
     errors = relative_errors(name, epsilons)
     value_dim = d if value_dim is None else value_dim
@@ -114,51 +110,42 @@ def bounded_entries(
     sample_rows = _validate.integer(name, "sample_rows", sample_rows, minimum=0)
     check_finite = _validate.flag(name, "check_finite", check_finite)
     threads = _validate.threads(name, num_threads)
-    lead, query, key = query.shape[:-2], _layout.operand(query), _layout.operand(key)
+    lead, dtype, query, key = query.shape[:-2], query.dtype, *map(_layout.operand, (query, key))
     if check_finite:
         _validate.finite(name, [("query", query), ("key", key)], threads)
+    value = np.broadcast_to(query.dtype.type(0), (*key.shape[:3], value_dim))
+    inputs = without_unseen_keys(
+        _layout.AttentionInputs(query, key, value, lead, dtype, is_causal, scale, mask, attn_mask)
+    )
 
     _, query_norms, key_norms, radius, sampled = _core.logit_range(
-        query, key, scale, is_causal, None, sample_rows, threads
+        query, inputs.key, scale, is_causal, sample_rows, threads
     )
-    seen = min(n_q, n_kv) if is_causal else n_kv
+    seen = inputs.key.shape[2]
     group = query.shape[1] // max(key.shape[1], 1)
     largest_query = largest_entry(query)
-    largest_key = np.repeat(largest_entry(key[:, :, :seen]), group, axis=1)
+    largest_key = np.repeat(largest_entry(inputs.key), group, axis=1)
     to_paper = math.sqrt(abs(scale) * d)
     balanced = to_paper * np.sqrt(largest_query) * np.sqrt(largest_key)
     threshold = math.sqrt(math.log(max(n_kv, 1)))
 
-    rates = _core.polynomial_rates(query.dtype == np.float64)
-    pairs = seen * (seen + 1) / 2 + (n_q - seen) * seen if is_causal else n_q * n_kv
-    unit = float(np.finfo(query.dtype).eps) / 2
     shape = (*radius.shape, len(errors))
     degrees, ranks = np.full(shape, -1), np.full(shape, -1)
     shares, seconds = np.ones(shape), np.zeros(shape)
-    exact_seconds = 1e-9 * rates[0] * pairs * (d + value_dim)
+    exact_seconds = 1e-9 * Costs(inputs).exact
     for e, epsilon in enumerate(errors):
-        radii = radii_of(d, epsilon, unit, max(n_q, seen))
+        chooser = Chooser(inputs, epsilon)
         for head in np.ndindex(radius.shape):
             at = (*head, e)
-            degree = _core.polynomial_degree(epsilon, radius[head], unit, False)
+            degree = _core.polynomial_degree(epsilon, radius[head], chooser.unit, False)
             if degree is not None:
                 degrees[at] = degree
                 ranks[at] = _core.feature_count(d, degree)
-            plan = _core.plan_polynomial(
-                query_norms[head],
-                key_norms[head[0], head[1] // group, :seen],
-                d,
-                value_dim,
-                pairs / max(n_q * seen, 1),
-                epsilon,
-                unit,
-                False,
-                rates,
-                radii,
-            )
-            rows, columns = n_q - len(plan["exact_rows"]), seen - len(plan["exact_columns"])
-            shares[at] = 1.0 - rows * columns / max(n_q * seen, 1)
-            seconds[at] = 1e-9 * plan["cost_polynomial"] if plan["degree"] >= 0 else exact_seconds
+            plan = chooser.cheapest(query_norms[head], key_norms[head[0], head[1] // group])
+            seconds[at] = exact_seconds if plan is None else 1e-9 * plan.cost
+            if plan is not None:
+                rows, columns = n_q - plan.rows.size, seen - plan.columns.size
+                shares[at] = 1.0 - rows * columns / max(n_q * seen, 1)
 
     def by_head(array: Any) -> Any:
         return array.reshape(lead + array.shape[2:])[()]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +11,7 @@ import numpy as np
 
 from . import _core, _layout, _validate
 from ._judge import Sample
-from ._polynomial_plan import DEFAULT_TOL, MOST_DEGREE, MOST_RADIUS, PolynomialPlan, make_plan
+from ._polynomial_plan import DEFAULT_TOL, PolynomialPlan, make_plan, without_unseen_keys
 from ._run import exactly, result_arrays, results
 from .masks import Mask
 from .polynomial_report import PolynomialReport
@@ -148,15 +150,15 @@ def polynomial_attention(
     if wanted.check_finite:
         with clock("check"):
             _validate.finite(name, inputs.named(), wanted.threads)
-    if inputs.mask is None:
-        inputs = inputs.without_unseen_keys()
+    inputs = without_unseen_keys(inputs)
     with clock("plan"):
         plan = choose(inputs, wanted, sample=return_report)
-    target, lse = result_arrays(inputs, out, return_lse)
-    with clock("attend"):
-        done = attend(inputs, plan, target, lse, wanted.threads)
-    exactly(inputs, ~plan.by_polynomial, target, lse, wanted.threads, clock)
-    report = account(inputs, plan, target, done, wanted, clock) if return_report else None
+    target, lse = result_arrays(inputs, out, return_lse, direct=False)  # logits may overflow yet
+    with overflow_named(name, inputs):
+        with clock("attend"):
+            done = attend(inputs, plan, target, lse, wanted.threads)
+        exactly(inputs, ~plan.by_polynomial, target, lse, wanted.threads, clock)
+        report = account(inputs, plan, target, done, wanted, clock) if return_report else None
     return results(inputs, target, out, lse, report)
 
 
@@ -171,9 +173,9 @@ def polynomial_settings(
     """Check in argument order."""
     if degree is not None:
         degree = _validate.integer(function, "degree", degree, minimum=0)
-        if degree > MOST_DEGREE:
+        if degree > _core.MOST_DEGREE:
             raise _validate.wrong(
-                function, "degree", "is too high", f"at most {MOST_DEGREE}", degree
+                function, "degree", "is too high", f"at most {_core.MOST_DEGREE}", degree
             )
     tol = _validate.tolerance(function, tol)
     if degree is None and tol is None:
@@ -201,7 +203,13 @@ def choose(
 ) -> PolynomialPlan:
     """The plan after `on_miss`."""
     plan = make_plan(
-        inputs, wanted.degree, wanted.tol, wanted.threads, sample=sample, backward=backward
+        inputs,
+        wanted.degree,
+        wanted.tol,
+        wanted.threads,
+        sample=sample,
+        backward=backward,
+        may_skip=wanted.on_miss == "exact" and not sample,
     )
     if wanted.on_miss == "error" and plan.of("missed").any():
         raise tolerance_missed(inputs, plan, wanted)
@@ -216,6 +224,8 @@ def attend(
     threads: int,
 ) -> dict[str, np.ndarray]:
     """Compute the heads that have a polynomial; what the core says about it."""
+    if not plan.by_polynomial.any():
+        return {"rows_exact": np.zeros(inputs.heads, np.int64)}
     return _core.polynomial_attention(
         inputs.query,
         inputs.key,
@@ -229,6 +239,21 @@ def attend(
         np.flatnonzero(plan.by_polynomial),
         threads,
     )
+
+
+@contextmanager
+def overflow_named(function: str, inputs: _layout.AttentionInputs) -> Iterator[None]:
+    """Let exact attention to logits that overflow fail in the name of `function`."""
+    try:
+        yield
+    except ValueError as error:
+        raise _validate.wrong(
+            function,
+            "query",
+            "has logits with key that overflow",
+            f"finite products in {inputs.compute}",
+            "infinite ones",
+        ) from error
 
 
 def half_unit(dtype: np.dtype[Any]) -> float:
@@ -245,7 +270,7 @@ def tolerance_missed(
     place = np.unravel_index(flat[0], inputs.lead) if inputs.lead else ()
     where = f"head {tuple(int(i) for i in place)}" if place else "the head"
     logits = f"logits of up to {first.radius:.3g}"
-    if first.coefficients is None and not first.radius <= MOST_RADIUS:
+    if first.coefficients is None and not first.radius <= _core.MOST_RADIUS:
         found = f"{logits}, beyond any polynomial"
     elif first.coefficients is None:
         found = f"{logits}, for which the features take too much memory"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from . import _core, _layout, _validate
-from ._polynomial_plan import PolynomialPlan
+from ._polynomial_plan import PolynomialPlan, without_unseen_keys
 from .masks import Mask
-from .polynomial import choose, polynomial_settings
+from .polynomial import PolynomialSettings, choose, overflow_named, polynomial_settings
+from .polynomial_report import PolynomialBackwardReport
+from .report import Stopwatch
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -27,8 +31,9 @@ def polynomial_attention_backward(
     tol: float | None = None,
     on_miss: str = "exact",
     check_finite: bool = True,
+    return_report: bool = False,
     num_threads: int | None = None,
-) -> Arrays:
+) -> Any:
     """Gradients of attention in linear time, the softmax matrix by a polynomial.
 
     With f the matrix of `polynomial_attention` and ``dS = f * (dY V^T - rowsum(dY * Y))``:
@@ -49,6 +54,8 @@ def polynomial_attention_backward(
     on_miss : {"exact", "error", "keep"}
         As in `polynomial_attention`; features pay later than there, as the products have some
         ``2 d (d_v + 1)`` channels.
+    return_report : bool
+        Return also a `PolynomialBackwardReport`, which tells what was computed exactly, and why.
     check_finite, num_threads
         As in `conv_attention`.
 
@@ -58,6 +65,8 @@ def polynomial_attention_backward(
         C-contiguous, in the shapes and the dtype of the inputs. Those by a key head that query
         heads share are sums over these. A row without visible key, and a key that no row sees, have
         gradient 0.
+    report : PolynomialBackwardReport
+        With `return_report` only.
 
     Raises
     ------
@@ -98,16 +107,21 @@ def polynomial_attention_backward(
     )
     grad = _layout.output_gradient(name, grad_output, inputs)
     wanted = polynomial_settings(name, degree, tol, on_miss, check_finite, num_threads)
+    return_report = _validate.flag(name, "return_report", return_report)
+    clock = Stopwatch()
     if wanted.check_finite:
-        _validate.finite(name, [*inputs.named(), ("grad_output", grad)], wanted.threads)
-    seen = inputs.without_unseen_keys() if inputs.mask is None else inputs
-    plan = choose(seen, wanted, backward=True)
-    arrays = differentiate(inputs, seen, plan, grad, wanted.threads)
-    grad_query, grad_key, grad_value = (
+        with clock("check"):
+            _validate.finite(name, [*inputs.named(), ("grad_output", grad)], wanted.threads)
+    seen = without_unseen_keys(inputs)
+    with clock("plan"):
+        plan = choose(seen, wanted, sample=return_report, backward=True)
+    with clock("differentiate"), overflow_named(name, inputs):
+        arrays, spoiled = differentiate(inputs, seen, plan, grad, wanted.threads)
+    grads = tuple(
         _layout.deliver(array, None, given.shape, inputs.dtype)
         for array, given in zip(arrays, (query, key, value), strict=True)
     )
-    return grad_query, grad_key, grad_value
+    return (*grads, account(seen, plan, spoiled, wanted, clock)) if return_report else grads
 
 
 def differentiate(
@@ -116,8 +130,11 @@ def differentiate(
     plan: PolynomialPlan,
     grad: np.ndarray,
     threads: int,
-) -> Arrays:
-    """Gradients by query, key and value in the core's layout; keys that nobody sees get 0."""
+) -> tuple[Arrays, np.ndarray]:
+    """Gradients by query, key and value in the core's layout; keys that nobody sees get 0.
+
+    And which heads had a row whose weights sum to 0 or less.
+    """
     by_polynomial = plan.by_polynomial & windows_rise(seen)
     grad_query, grad_key, grad_value = (
         np.zeros(array.shape, inputs.compute) for _, array in inputs.named()
@@ -129,10 +146,47 @@ def differentiate(
     # First, for it overwrites what the other adds to.
     exact = np.flatnonzero(~by_polynomial)
     _core.exact_attention_backward(*operands, *targets, *call, exact, threads)
-    _core.polynomial_attention_backward(
+    done = _core.polynomial_attention_backward(
         *operands, *targets, plan.native(), *call, np.flatnonzero(by_polynomial), threads
     )
-    return grad_query, grad_key, grad_value
+    return (grad_query, grad_key, grad_value), done["rows_exact"] > 0
+
+
+def account(
+    inputs: _layout.AttentionInputs,
+    plan: PolynomialPlan,
+    spoiled: np.ndarray,
+    wanted: PolynomialSettings,
+    clock: Stopwatch,
+) -> PolynomialBackwardReport:
+    """The report, in the caller's leading dimensions."""
+    because = np.full(inputs.heads, "", dtype="<U8")
+    because[spoiled] = "row sums"
+    if not windows_rise(inputs):
+        because[...] = "mask"
+    because[~plan.by_polynomial] = "tol"
+    without = plan.of("degree") < 0
+    beyond = ~(plan.of("radius") <= _core.MOST_RADIUS)
+    because[without & ~beyond] = "memory"
+    because[without & beyond] = "logits"
+    exact = because != ""
+    restore = inputs.restore
+    return PolynomialBackwardReport(
+        method="exact" if exact.all() and exact.size else "polynomial",
+        heads_exact=int(exact.sum()),
+        exact_mask=restore(exact),
+        exact_because=restore(because),
+        radius=restore(plan.of("radius")),
+        degree=restore(plan.of("degree")),
+        rank=restore(plan.of("rank")),
+        epsilon=restore(plan.of("epsilon")),
+        rounding=restore(plan.of("rounding")),
+        cost_polynomial=restore(plan.of("cost")),
+        cost_exact=restore(plan.of("cost_exact")),
+        tol=wanted.tol,
+        on_miss=wanted.on_miss,
+        seconds=clock.stages(),
+    )
 
 
 def windows_rise(inputs: _layout.AttentionInputs) -> bool:

@@ -125,3 +125,87 @@ class PolynomialReport:
             ]
             lines.append(f"| {' | '.join(cells)} |")
         return "\n".join(lines)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PolynomialBackwardReport:
+    """The account of one `polynomial_attention_backward` call. Arrays as in `Report`.
+
+    Attributes
+    ----------
+    method : str
+        ``"polynomial"``, or ``"exact"`` when every head was computed exactly.
+    heads_exact : int
+    exact_mask : array of bool
+        As in `Report`.
+    exact_because : array of str
+        Why a head was computed exactly, empty for the others: ``"logits"`` beyond any polynomial,
+        ``"memory"`` that features take, ``"tol"`` out of reach or cheaper exactly, ``"mask"`` whose
+        windows do not rise, ``"row sums"`` of weights that are not positive.
+    radius, degree, rank, epsilon, rounding
+        As in `PolynomialReport`.
+    cost_polynomial, cost_exact : array of float
+        Nanoseconds of one thread that the two ways were expected to take.
+    tol, on_miss, seconds, backend
+        As in `Report`.
+    """
+
+    method: str
+    heads_exact: int
+    exact_mask: Any
+    exact_because: Any
+    radius: Any
+    degree: Any
+    rank: Any
+    epsilon: Any
+    rounding: Any
+    cost_polynomial: Any
+    cost_exact: Any
+    tol: float | None
+    on_miss: str
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    backend: str = "cpu"
+
+    def __repr__(self) -> str:
+        return (
+            f"<PolynomialBackwardReport {self.method}: {self.heads_exact} of "
+            f"{np.size(self.exact_mask)} heads exact, {self.seconds.get('total', 0.0):.3g} s>"
+        )
+
+    def __str__(self) -> str:
+        return self.to_markdown()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain Python numbers and lists; NaN and infinity as None."""
+        return {entry.name: plain(getattr(self, entry.name)) for entry in fields(self)}
+
+    def to_json(self) -> str:
+        """Strict JSON: what is not a number, or infinite, is null."""
+        return json.dumps(self.to_dict(), allow_nan=False)
+
+    def to_markdown(self) -> str:
+        """A line on the whole and a table with one row a head."""
+        lines = [
+            f"{self.method} on {self.backend}, {self.seconds.get('total', 0.0):.3g} s; "
+            f"{self.heads_exact} of {np.size(self.exact_mask)} heads exact; tol {self.tol}, "
+            f"on_miss {self.on_miss!r}.",
+            "",
+            "| head | computed | max logit | degree | features | error of a weight |",
+            "|---|---|---|---|---|---|",
+        ]
+        for head in np.ndindex(np.shape(self.exact_mask)):
+
+            def of(name: str, head: tuple[int, ...] = head) -> Any:
+                return np.asarray(getattr(self, name))[head]
+
+            because = f"exactly: {of('exact_because')}"
+            cells = [
+                ", ".join(map(str, head)) or "-",
+                because if of("exact_mask") else "by polynomial",
+                f"{of('radius'):.3g}",
+                str(of("degree")),
+                str(of("rank")),
+                f"{of('epsilon') + of('rounding'):.2e}",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+        return "\n".join(lines)

@@ -244,6 +244,29 @@ TEST(later_keys_change_no_earlier_row) {
   CHECK(!std::equal(before.begin(), before.end(), problem.out.begin()));
 }
 
+TEST(balance_of_keys_and_queries_changes_no_bit) {
+  for (const int power : {10, -10, 60}) {
+    Problem<float> problem(300, 300, 4, 5);
+    problem.run(true);
+    const std::vector<float> out = problem.out, lse = problem.lse;
+    for (float& number : problem.query) number = std::ldexp(number, power);
+    for (float& number : problem.key) number = std::ldexp(number, -power);
+    for (double& number : problem.polynomial.centre) number = std::ldexp(number, -power);
+    CHECK(problem.run(true).rows_exact[0] == 0);
+    CHECK(problem.out == out);
+    CHECK(problem.lse == lse);
+  }
+}
+
+TEST(large_later_keys_change_no_earlier_row) {
+  Problem<float> problem(300, 300, 4, 5);
+  problem.run(true);
+  const std::vector<float> before = problem.out;
+  for (std::size_t i = 200 * 4; i < problem.key.size(); ++i) problem.key[i] *= 1e4F;
+  problem.run(true);
+  for (std::size_t i = 0; i < 200 * 5; ++i) CHECK(problem.out[i] == before[i]);
+}
+
 TEST(results_do_not_depend_on_the_number_of_threads) {
   Problem<float> problem(3000, 3000, 8, 8);
   for (const bool is_causal : {false, true}) {

@@ -117,7 +117,8 @@ def test_heads_strides_and_groups(qkv):
     )
     assert str(found).count("\n") == 7
     assert found.to_markdown().count("\n") == 3 + 8 * 4
-    assert json.loads(json.dumps(found.to_dict()))["num_keys"] == 33
+    assert json.loads(found.to_json()) == json.loads(json.dumps(found.to_dict()))
+    assert found.to_dict()["num_keys"] == 33
     assert "of 8 heads bounded" in repr(found)
 
 
@@ -134,9 +135,30 @@ def test_causal_and_masks(qkv):
     causal = cb.bounded_entries(query, key, is_causal=True)
     assert cb.bounded_entries(query, huge, is_causal=True).radius == causal.radius
     assert causal.exact_seconds < cb.bounded_entries(query, key).exact_seconds
-    mask = cb.masks.SlidingWindow(3)
-    masked = cb.bounded_entries(query, key, attn_mask=mask)
-    assert masked.radius == cb.bounded_entries(query, key).radius
+    as_mask = cb.bounded_entries(query, key, attn_mask=cb.masks.Causal())
+    assert as_mask.to_dict() == causal.to_dict()
+    masked = cb.bounded_entries(query, key, attn_mask=cb.masks.SlidingWindow(11))
+    full = cb.bounded_entries(query, key)
+    assert masked.radius == full.radius
+    assert masked.exact_seconds < full.exact_seconds
+    narrow = cb.masks.SlidingWindow(3)  # hides keys 22 to 29
+    hidden = cb.bounded_entries(query, key, attn_mask=narrow)
+    assert cb.bounded_entries(query, huge, attn_mask=narrow).to_dict() == hidden.to_dict()
+
+
+def test_costs_are_those_of_the_plan():
+    query, key = 0.3 * np.random.default_rng(0).normal(size=(2, 4096, 8)).astype(np.float32)
+    key[5] *= 30.0
+    for call in ({}, {"is_causal": True}, {"attn_mask": cb.masks.SlidingWindow(900)}):
+        found = cb.bounded_entries(query, key, epsilons=(0.1, 1e-3, 1e-6), **call)
+        for e, epsilon in enumerate(found.epsilons):
+            _, report = cb.polynomial_attention(
+                query, key, key, tol=epsilon, return_report=True, **call
+            )
+            assert 1e-9 * report.cost_exact == pytest.approx(found.exact_seconds)
+            assert bool(report.heads_exact) == (not found.cheaper[e])
+            if not report.heads_exact:
+                assert 1e-9 * report.cost_polynomial == pytest.approx(found.polynomial_seconds[e])
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (1, 4), (0, 5, 4), (2, 0, 4)])
@@ -158,7 +180,7 @@ def test_smaller_types_are_widened(qkv):
     [
         ({"key": np.zeros((4, 2))}, ValueError, "key differs in head_dim from query"),
         ({"key": np.full((4, 3), np.nan)}, ValueError, "key has NaN or infinite entries"),
-        ({"attn_mask": np.ones((4, 4), bool)}, TypeError, "attn_mask is not a mask"),
+        ({"attn_mask": np.ones((4, 4), bool)}, NotImplementedError, "attn_mask is no mask"),
         ({"attn_mask": cb.masks.RowWindow([0], [1])}, ValueError, "bounded_entries"),
         ({"is_causal": 1}, TypeError, "is_causal is not a bool"),
         ({"scale": np.inf}, ValueError, "scale is not finite"),

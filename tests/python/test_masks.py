@@ -91,6 +91,16 @@ def test_every_mask_joins_causal(kind, n_q, n_kv):
         assert type(joined) is type(mask)
 
 
+@pytest.mark.parametrize(("kind", "n_q", "n_kv"), CASES)
+def test_seen_keys_are_those_of_the_matrix(kind, n_q, n_kv):
+    for seed in range(3):
+        mask, dense = make(kind, n_q, n_kv, seed)
+        assert (mask._seen_keys(n_q, n_kv) == dense.any(axis=0)).all()
+        joined = mask & masks.Causal()
+        dense = dense & np.tri(n_q, n_kv, dtype=bool)
+        assert (joined._seen_keys(n_q, n_kv) == dense.any(axis=0)).all()
+
+
 @pytest.mark.parametrize("one", ["RowWindow", "SlidingWindow"])
 @pytest.mark.parametrize("other", ["RowWindow", "SlidingWindow"])
 @pytest.mark.parametrize("seed", range(5))

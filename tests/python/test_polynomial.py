@@ -1,7 +1,10 @@
 """Polynomials and the choice of exact rows and columns, against the oracle."""
 
+from decimal import Decimal, localcontext
+
 import numpy as np
 import pytest
+from numpy.polynomial import polynomial
 
 from convbasis import _core, reference
 
@@ -30,6 +33,26 @@ def test_error_is_that_of_the_best_polynomial(degree, radius):
 def test_no_exchange_makes_it_worse_where_rounding_outweighs_the_error(degree, radius):
     """Points that coincide gave errors of up to 0.2."""
     assert _core.exp_polynomial(degree, radius)[1] < 1e-13 * np.exp(2 * radius)
+
+
+@pytest.mark.parametrize(
+    ("degree", "radius"), [(16, 11.0), (20, 11.0), (20, 12.0), (20, 13.0), (16, 15.0)]
+)
+def test_wide_intervals_have_the_best_polynomial(degree, radius):
+    """As many alternating errors as the best one has, of nearly one size: none is much better."""
+    coefficients, epsilon = _core.exp_polynomial(degree, radius)
+    points = radius * np.sin(np.linspace(-np.pi / 2, np.pi / 2, 3001))
+    with localcontext() as context:
+        context.prec = 60  # powers in float64 lose exp(2 radius) roundings
+        values = polynomial.polyval(
+            np.array([Decimal(x) for x in points]), np.array([Decimal(c) for c in coefficients])
+        )
+    error = values.astype(float) * np.exp(-points) - 1.0
+    runs = np.split(np.abs(error), np.flatnonzero(np.diff(error < 0)) + 1)
+    largest = [run.max() for run in runs]
+    assert len(runs) == degree + 2
+    assert max(largest) <= 1.2 * min(largest)
+    assert max(largest) <= epsilon
 
 
 @pytest.mark.parametrize("radius", [0.0, *RADII, 8.0])
@@ -76,7 +99,7 @@ def test_exact_entries_are_no_more_than_the_oracles(seed, radius, pays):
     key = rng.normal(size=(90, 3)) * rng.lognormal(size=(90, 1))
     key -= key.mean(axis=0)
     _, query_norms, key_norms, _, _ = _core.logit_range(
-        query[None, None], key[None, None], 3**-0.5, False, None, 0, 1
+        query[None, None], key[None, None], 3**-0.5, False, 0, 1
     )
     rates = (1.0, 1e-12)
     args = (query_norms, key_norms, 3, 3, 1.0, 0.01, 0.0, False, rates, [radius])

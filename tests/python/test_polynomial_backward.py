@@ -1,5 +1,7 @@
 """polynomial_attention_backward against dense formulas with the same polynomial."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -31,7 +33,7 @@ def dense(query, key, value, grad, seen, degree):
     """The formulas with n x n matrices, for one head."""
     scale = query.shape[-1] ** -0.5
     centre, _, _, radius, _ = _core.logit_range(
-        query[None, None], key[None, None], scale, False, None, 0, 1
+        query[None, None], key[None, None, seen.any(axis=0)], scale, False, 0, 1
     )
     coefficients, _ = _core.exp_polynomial(degree, float(radius[0, 0]))
     logits = scale * query @ (key - centre[0, 0]).T
@@ -97,8 +99,9 @@ def test_heads_that_miss_are_differentiated_exactly():
 
 
 def test_rows_without_a_positive_sum_make_their_head_exact():
-    inputs = arrays(80, 2, 3, spread=9.0)
-    got = cb.polynomial_attention_backward(*inputs, degree=1)
+    inputs = arrays(80, 2, 3, spread=5.0)  # logits of 28, where powers in float64 are rounding
+    *got, report = cb.polynomial_attention_backward(*inputs, degree=20, return_report=True)
+    assert report.exact_because == "row sums"
     want = cb.exact_attention_backward(*inputs)
     for result, expected in zip(got, want, strict=True):
         np.testing.assert_allclose(result, expected, rtol=0, atol=1e-13)
@@ -108,3 +111,50 @@ def test_wrong_gradients_are_refused():
     query, key, value, grad = arrays(10, 2, 3)
     with pytest.raises(ValueError, match=r"\[polynomial_attention_backward\] grad_output"):
         cb.polynomial_attention_backward(query, key, value, grad[:5])
+
+
+@pytest.mark.parametrize("power", [10, -10, 60])
+def test_large_keys_with_small_queries_are_as_good(power):
+    query, key, value, grad = arrays(150, 4, 3, dtype=np.float32)
+    factor = np.float32(2.0**power)
+    want = cb.polynomial_attention_backward(query, key, value, grad, degree=6)
+    got = cb.polynomial_attention_backward(query * factor, key / factor, value, grad, degree=6)
+    assert (got[0] == want[0] / factor).all()
+    assert (got[1] == want[1] * factor).all()
+    assert (got[2] == want[2]).all()
+    exact = cb.exact_attention_backward(query, key, value, grad)
+    assert not any((a == b).all() for a, b in zip(want, exact, strict=True))
+
+
+def test_values_near_the_largest_number_do_not_overflow():
+    query, key, value, grad = arrays(150, 4, 3, dtype=np.float32)
+    large, small = np.float32(2.0**127), np.float32(2.0**-40)
+    want = cb.polynomial_attention_backward(query, key, value, grad, degree=6)
+    got = cb.polynomial_attention_backward(query, key, value * large, grad * small, degree=6)
+    assert (got[0] == want[0] * (large * small)).all()
+    assert (got[1] == want[1] * (large * small)).all()
+    assert (got[2] == want[2] * small).all()
+
+
+def test_report_tells_what_was_exact_and_why():
+    query, key, value, grad = arrays(150, 3, 5, lead=(2,))
+    query[1] *= 100.0
+    call = {"return_report": True}
+    *grads, report = cb.polynomial_attention_backward(query, key, value, grad, degree=5, **call)
+    want = cb.polynomial_attention_backward(query, key, value, grad, degree=5)
+    assert all((a == b).all() for a, b in zip(grads, want, strict=True))
+    assert report.exact_because.tolist() == ["", "logits"]
+    assert report.exact_mask.tolist() == [False, True]
+    assert (report.method, report.heads_exact, report.degree[0]) == ("polynomial", 1, 5)
+    assert "exactly: logits" in str(report)
+    assert json.loads(report.to_json())["exact_because"] == ["", "logits"]
+    one = query[0], key[0], value[0], grad[0]
+    for name in ("falling", "change"):
+        *_, report = cb.polynomial_attention_backward(*one, MASKS[name], degree=5, **call)
+        assert (report.method, report.exact_because) == ("exact", "mask")
+    *_, report = cb.polynomial_attention_backward(*one, **call)
+    assert report.exact_because == "tol"
+    assert report.cost_exact < report.cost_polynomial
+    many = arrays(20, 8, 4)
+    *_, report = cb.polynomial_attention_backward(*many, degree=40, **call)
+    assert report.exact_because == "memory"

@@ -8,8 +8,8 @@ import convbasis as cb
 
 torch = pytest.importorskip("torch")
 
+from torch import library  # noqa: E402
 from torch._dynamo.testing import CompileCounterWithBackend  # noqa: E402
-from torch.library import opcheck  # noqa: E402
 
 from convbasis.torch import ConvAttention, _operators, conv_attention  # noqa: E402
 
@@ -119,8 +119,8 @@ def test_operators_keep_the_rules_of_torch(layout, dtype):
         "num_threads": None,
     }
     judged = {"tol": None, "on_miss": "exact", "check_finite": True}
-    opcheck(_operators.conv_attention, inputs, {**settings, **judged})
+    library.opcheck(_operators.conv_attention, inputs, {**settings, **judged})
     grad_output = torch.randn(inputs[0].shape).to(dtype)
     exact_mask = torch.tensor([[True, False, False, True]] * 2)
     saved = [tensor.detach() for tensor in inputs]
-    opcheck(_operators.conv_attention_backward, (grad_output, *saved, exact_mask), settings)
+    library.opcheck(_operators.conv_attention_backward, (grad_output, *saved, exact_mask), settings)

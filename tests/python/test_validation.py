@@ -17,7 +17,7 @@ def good(**change):
     return {**arrays, "is_causal": True, **change}
 
 
-def refuses(function, error, argument, call):
+def assert_refuses(function, error, argument, call):
     """`call` raises the three-part message about `argument` and leaves `out` alone."""
     out = call.setdefault("out", np.full((2, 3, N, D), 7.0))
     before = out.copy() if isinstance(out, np.ndarray) else None
@@ -56,7 +56,7 @@ def test_types(function, argument, bad):
     call = good(**{argument: bad})
     if argument == "query" and getattr(bad, "dtype", None) == np.float32:
         argument = "key"  # the first array sets the type
-    refuses(function, TypeError, argument, call)
+    assert_refuses(function, TypeError, argument, call)
 
 
 @pytest.mark.parametrize("function", ATTENTION)
@@ -85,21 +85,21 @@ def test_lists_are_told_what_to_do(function):
     ],
 )
 def test_shapes(function, argument, shape):
-    refuses(function, ValueError, argument, good(**{argument: np.ones(shape)}))
+    assert_refuses(function, ValueError, argument, good(**{argument: np.ones(shape)}))
 
 
 @pytest.mark.parametrize("function", ATTENTION)
 @pytest.mark.parametrize("kv_lead", [(2, 2), (2, 0), (1, 1), (2, 6)])
 def test_shared_heads(function, kv_lead):
     keys = np.ones((*kv_lead, N, D))
-    refuses(function, ValueError, "key", good(key=keys, value=keys, enable_gqa=True))
+    assert_refuses(function, ValueError, "key", good(key=keys, value=keys, enable_gqa=True))
 
 
 @pytest.mark.parametrize("function", ATTENTION)
 def test_shared_heads_need_heads(function):
     flat = np.ones((N, D))
     call = good(query=flat, key=flat, value=flat, enable_gqa=True, out=np.ones((N, D)))
-    refuses(function, ValueError, "query", call)
+    assert_refuses(function, ValueError, "query", call)
 
 
 @pytest.mark.parametrize("function", ATTENTION)
@@ -108,7 +108,7 @@ def test_shared_heads_need_heads(function):
 def test_not_finite(function, argument, bad):
     call = good()
     call[argument][1, 2, N // 2, D - 1] = bad
-    refuses(function, ValueError, argument, call)
+    assert_refuses(function, ValueError, argument, call)
     call["check_finite"] = False
     if np.isnan(bad) or argument == "value":
         assert function(**call).shape == (2, 3, N, D)
@@ -147,7 +147,7 @@ def test_not_finite(function, argument, bad):
     ],
 )
 def test_options_of_both(function, argument, value, error):
-    refuses(function, error, argument, good(**{argument: value}))
+    assert_refuses(function, error, argument, good(**{argument: value}))
 
 
 @pytest.mark.parametrize("function", ATTENTION)
@@ -155,7 +155,7 @@ def test_options_of_both(function, argument, value, error):
 @pytest.mark.parametrize("scale", [1e300, -1e39])
 def test_a_scale_must_fit_the_computing_type(function, dtype, scale):
     arrays = {name: good()[name].astype(dtype) for name in ("query", "key", "value")}
-    refuses(function, ValueError, "scale", good(**arrays, scale=scale, out=None))
+    assert_refuses(function, ValueError, "scale", good(**arrays, scale=scale, out=None))
     zeros = {**arrays, "query": np.zeros_like(arrays["query"])}
     assert function(**good(**zeros, scale=np.copysign(3e38, scale))).shape == (2, 3, N, D)
 
@@ -204,19 +204,21 @@ BATCH32 = cb.decompose(np.broadcast_to(np.eye(N, dtype=np.float32), (2, 3, N, N)
     ],
 )
 def test_options_of_conv_attention(argument, value, error):
-    refuses(cb.conv_attention, error, argument, good(**{argument: value}))
+    assert_refuses(cb.conv_attention, error, argument, good(**{argument: value}))
 
 
 def test_basis_and_options_exclude_each_other():
-    refuses(
+    assert_refuses(
         cb.conv_attention, ValueError, "options", good(basis=BATCH, options=cb.RecoverOptions())
     )
 
 
 def test_two_bases_when_not_causal():
-    refuses(cb.conv_attention, ValueError, "basis", good(basis=BATCH, is_causal=False))
-    refuses(cb.conv_attention, ValueError, "basis", good(basis=(BATCH,), is_causal=False))
-    refuses(cb.conv_attention, ValueError, "basis", good(basis=(BATCH, SINGLE), is_causal=False))
+    assert_refuses(cb.conv_attention, ValueError, "basis", good(basis=BATCH, is_causal=False))
+    assert_refuses(cb.conv_attention, ValueError, "basis", good(basis=(BATCH,), is_causal=False))
+    assert_refuses(
+        cb.conv_attention, ValueError, "basis", good(basis=(BATCH, SINGLE), is_causal=False)
+    )
 
 
 def read_only():
@@ -252,18 +254,18 @@ def read_only():
     ],
 )
 def test_out(function, out, error):
-    refuses(function, error, "out", good(out=out))
+    assert_refuses(function, error, "out", good(out=out))
 
 
 @pytest.mark.parametrize("function", ATTENTION)
 @pytest.mark.parametrize("argument", ["query", "key", "value"])
 def test_out_overlapping_an_input(function, argument):
     call = good()
-    refuses(function, ValueError, "out", {**call, "out": call[argument]})
-    refuses(function, ValueError, "out", {**call, "out": call[argument][:, :, ::-1]})
+    assert_refuses(function, ValueError, "out", {**call, "out": call[argument]})
+    assert_refuses(function, ValueError, "out", {**call, "out": call[argument][:, :, ::-1]})
     padded = np.zeros((2, 3, N + 3, D))
     call[argument] = padded[:, :, :N]
-    refuses(function, ValueError, "out", {**call, "out": padded[:, :, 3:]})
+    assert_refuses(function, ValueError, "out", {**call, "out": padded[:, :, 3:]})
 
 
 @pytest.mark.parametrize("function", ATTENTION)
@@ -337,7 +339,7 @@ def test_decompose(matrix, atol, argument, error):
 )
 def test_conv_matmul(change, argument, error):
     call = {"basis": SINGLE, "x": np.ones((N, D)), "out": np.full((N, D), 7.0), **change}
-    refuses(cb.conv_matmul, error, argument, call)
+    assert_refuses(cb.conv_matmul, error, argument, call)
 
 
 @pytest.mark.parametrize(
@@ -357,13 +359,15 @@ def test_conv_matmul(change, argument, error):
 )
 def test_toeplitz_matmul(change, argument, error):
     call = {"column": np.ones(N), "x": np.ones((N, D)), "out": np.full((N, D), 7.0), **change}
-    refuses(cb.toeplitz_matmul, error, argument, call)
+    assert_refuses(cb.toeplitz_matmul, error, argument, call)
 
 
 def test_products_refuse_to_work_in_place():
     x = np.ones((N, D))
-    refuses(cb.conv_matmul, ValueError, "out", {"basis": SINGLE, "x": x, "out": x})
-    refuses(cb.toeplitz_matmul, ValueError, "out", {"column": np.ones(N), "x": x, "out": x[::-1]})
+    assert_refuses(cb.conv_matmul, ValueError, "out", {"basis": SINGLE, "x": x, "out": x})
+    assert_refuses(
+        cb.toeplitz_matmul, ValueError, "out", {"column": np.ones(N), "x": x, "out": x[::-1]}
+    )
 
 
 @pytest.mark.parametrize("function", ATTENTION)

@@ -17,15 +17,20 @@ inline constexpr index_t kMostDegree = 40;
 /// The widest interval. Powers in double lose exp(2 radius) roundings: all digits from 17 on.
 inline constexpr double kMostRadius = 40;
 
+/// The widest one that polynomials of a tolerance are looked for on: exp(2 R) roundings of double
+/// are a tenth there.
+inline constexpr double kWidestRadius = 17.5;
+
 struct ExpPolynomial {
   std::vector<double> coefficients;  ///< constant first, degree + 1 of them
   double radius = 0;
   double epsilon = 0;  ///< |P(x) / exp(x) - 1| is at most this on the whole interval
 };
 
-/// The polynomial of least relative error, to one part in a thousand. From a radius of about 9 on
-/// rounding may end the Remez exchange before. epsilon is certified in any case: a bound, 0.2 %
-/// above the error, with what rounding in double may do to the sum of powers.
+/// The polynomial of least relative error, to one part in a thousand but for rounding in double: up
+/// to degree 20 some hundred times exp(2 radius) 2^-53, while for higher ones and a radius of 9 or
+/// more it may end the Remez exchange early. epsilon is certified in any case: a bound, 0.2 % above
+/// the error, with what rounding in double may do to the sum of powers.
 /// Throws InvalidArgument unless 0 <= degree <= kMostDegree and 0 <= radius <= kMostRadius.
 [[nodiscard]] ExpPolynomial exp_polynomial(index_t degree, double radius);
 

@@ -35,6 +35,10 @@ class Mask(ABC):
     def _dense(self, n_q: int, n_kv: int) -> Booleans: ...
 
     @abstractmethod
+    def _seen_keys(self, n_q: int, n_kv: int) -> Booleans:
+        """Which keys some query sees, in linear time."""
+
+    @abstractmethod
     def _joined(self, other: Mask) -> Mask | None:
         """The intersection if this class knows it."""
 
@@ -124,6 +128,9 @@ class Causal(Mask):
 
     def _dense(self, n_q: int, n_kv: int) -> Booleans:
         return np.tri(n_q, n_kv, dtype=bool)
+
+    def _seen_keys(self, n_q: int, n_kv: int) -> Booleans:
+        return np.arange(n_kv) < n_q
 
     def _joined(self, other: Mask) -> Mask | None:
         return self if isinstance(other, Causal) else None

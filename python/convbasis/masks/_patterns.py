@@ -87,6 +87,13 @@ class DistinctRows(Mask):
         seen: Booleans = self.patterns[self.pattern_of_row]
         return seen & np.tri(n_q, n_kv, dtype=bool) if self.is_causal else seen
 
+    def _seen_keys(self, n_q: int, n_kv: int) -> Booleans:
+        last_row = np.full(len(self.patterns), -1)  # of each pattern
+        np.maximum.at(last_row, self.pattern_of_row, np.arange(n_q))
+        earliest = np.arange(n_kv) if self.is_causal else np.zeros(n_kv, np.int64)
+        seen: Booleans = np.any(self.patterns & (last_row[:, None] >= earliest), axis=0)
+        return seen
+
     def _joined(self, other: Mask) -> Mask | None:
         return replace(self, is_causal=True) if isinstance(other, Causal) else None
 
@@ -144,6 +151,14 @@ class DistinctColumns(Mask):
     def _dense(self, n_q: int, n_kv: int) -> Booleans:
         seen: Booleans = np.ascontiguousarray(self.patterns[self.pattern_of_column].T)
         return seen & np.tri(n_q, n_kv, dtype=bool) if self.is_causal else seen
+
+    def _seen_keys(self, n_q: int, n_kv: int) -> Booleans:
+        if n_q == 0:
+            return np.zeros(n_kv, dtype=bool)
+        last_row = n_q - 1 - np.argmax(self.patterns[:, ::-1], axis=1)
+        last_row = np.where(self.patterns.any(axis=1), last_row, -1)[self.pattern_of_column]
+        earliest = np.arange(n_kv) if self.is_causal else np.zeros(n_kv, np.int64)
+        return last_row >= earliest
 
     def _joined(self, other: Mask) -> Mask | None:
         return replace(self, is_causal=True) if isinstance(other, Causal) else None

@@ -125,6 +125,11 @@ class RowChange(Mask):
             seen[begin:end, key] = True
         return seen
 
+    def _seen_keys(self, n_q: int, n_kv: int) -> Booleans:
+        seen = np.zeros(n_kv, dtype=bool)
+        seen[self.first_row] = seen[self.added.keys] = True
+        return seen
+
     def _joined(self, other: Mask) -> Mask | None:
         if not isinstance(other, Causal):
             return None

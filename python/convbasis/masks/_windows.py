@@ -85,6 +85,14 @@ class RowWindow(Mask):
         keys = np.arange(n_kv)
         return (self.start[:, None] <= keys) & (keys < self.stop[:, None])
 
+    def _seen_keys(self, n_q: int, n_kv: int) -> Booleans:
+        begun, ended = (
+            np.bincount(ends[self.start < self.stop], minlength=n_kv + 1)
+            for ends in (self.start, self.stop)
+        )
+        seen: Booleans = np.cumsum(begun - ended)[:n_kv] > 0
+        return seen
+
     def _joined(self, other: Mask) -> Mask | None:
         row = np.arange(len(self.start))
         if isinstance(other, RowWindow):
@@ -143,6 +151,10 @@ class SlidingWindow(Mask):
         near: Booleans = np.abs(lag) < self.size
         return near & (lag >= 0) if self.is_causal else near
 
+    def _seen_keys(self, n_q: int, n_kv: int) -> Booleans:
+        ahead = 0 if self.is_causal or n_q == 0 else self.size - 1
+        return np.arange(n_kv) < n_q + ahead
+
     def _joined(self, other: Mask) -> Mask | None:
         if isinstance(other, Causal):
             return replace(self, is_causal=True)
@@ -199,6 +211,13 @@ class Longformer(Mask):
         seen[self.global_tokens[self.global_tokens < n_q]] = True
         seen[:, self.global_tokens[self.global_tokens < n_kv]] = True
         return seen & np.tri(n_q, n_kv, dtype=bool) if self.is_causal else seen
+
+    def _seen_keys(self, n_q: int, n_kv: int) -> Booleans:
+        seen = SlidingWindow(self.window, self.is_causal)._seen_keys(n_q, n_kv)
+        if n_q and not self.is_causal:
+            seen[self.global_tokens[self.global_tokens < n_kv]] = True
+            seen |= np.any(self.global_tokens < n_q)
+        return seen
 
     def _joined(self, other: Mask) -> Mask | None:
         return replace(self, is_causal=True) if isinstance(other, Causal) else None

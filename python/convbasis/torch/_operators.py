@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import library
 
 from .. import _gradients, _layout, _validate
 from .._run import attend, results
@@ -167,7 +168,7 @@ def differentiate(ctx: Any, grad_output: torch.Tensor, grad_exact_mask: None) ->
     return conv_attention_backward(grad_output, *ctx.saved_tensors, **ctx.settings)
 
 
-conv_attention = torch.library.custom_op(
+conv_attention = library.custom_op(
     "convbasis::conv_attention",
     forward,
     mutates_args=(),
@@ -175,7 +176,7 @@ conv_attention = torch.library.custom_op(
     schema=f"(Tensor query, Tensor key, Tensor value, *, {SHARED}, float? tol, str on_miss, "
     "bool check_finite) -> (Tensor, Tensor)",
 )
-conv_attention_backward = torch.library.custom_op(
+conv_attention_backward = library.custom_op(
     "convbasis::conv_attention_backward",
     backward,
     mutates_args=(),
