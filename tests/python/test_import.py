@@ -103,9 +103,8 @@ def test_import_from_another_directory(tmp_path):
 def test_import_brings_numpy_alone():
     script = (
         "import sys; import convbasis; "
-        "print([m for m in ('torch', 'transformers', 'scipy', 'sklearn', 'matplotlib', 'ml_dtypes', "
-        "'rich') "
-        "if m in sys.modules])"
+        "print([m for m in ('torch', 'transformers', 'scipy', 'sklearn', 'matplotlib', "
+        "'ml_dtypes', 'rich') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
