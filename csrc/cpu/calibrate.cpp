@@ -28,7 +28,7 @@ constexpr index_t kMostTried = 32, kLeastTried = 16, kRowsPerTried = 128;
 constexpr double kMargin = 0.75;
 
 /// A row may have at most this share of exact keys: with more, exact attention is about as fast.
-constexpr double kMostExact = 0.6;
+constexpr double kMostExact = 0.4;
 
 std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
 
@@ -79,24 +79,33 @@ class HeadCalibrator {
   void run() {
     const CalibrateOptions& options = all_.options;
     found_.near_blocks = ceil_div(options.window, kKeyBlock);
-    std::vector<index_t> rows = draw_rows(options.seed, flat_, kWholeBlocks * kKeyBlock, head_.n,
-                                          std::min(options.sample_rows, head_.n / kRowsPerSample));
+    const std::vector<index_t> rows =
+        draw_rows(options.seed, flat_, kWholeBlocks * kKeyBlock, head_.n,
+                  std::min(options.sample_rows, head_.n / kRowsPerSample));
     if (rows.empty()) return;  // all keys are exact
     const index_t tried = std::clamp(head_.n / kRowsPerTried, kLeastTried, kMostTried);
     const index_t step = ceil_div(static_cast<index_t>(rows.size()), tried);
-    if (options.tol > 0 && is_hopeless(rows, step)) return;
-    const DenseRows<T> sample(head_, std::move(rows), step, exec_);
-    fit(sample);
+    std::vector<index_t> few, others;
+    for (std::size_t r = 0; r < rows.size(); ++r)
+      (r % at(step) == 0 ? few : others).push_back(rows[r]);
+
+    FarMasses masses(head_.n, options.window);
+    DenseRows<T> sample(head_, std::move(few), exec_);
+    masses.add(sample.rows(), sample.weights(), sample.sums());
+    sample.attend(exec_);
+    if (options.tol > 0 && is_hopeless(sample, masses)) return;
+    {
+      const DenseRows<T> more(head_, std::move(others), exec_);
+      masses.add(more.rows(), more.weights(), more.sums());
+    }
+    fit(masses);
     choose(sample);
   }
 
  private:
   /// Whether even a basis fitted to none but the rows that it is tried on misses the wanted error.
-  bool is_hopeless(const std::vector<index_t>& rows, index_t step) {
-    std::vector<index_t> few;
-    for (std::size_t r = 0; r < rows.size(); r += at(step)) few.push_back(rows[r]);
-    const DenseRows<T> sample(head_, std::move(few), 1, exec_);
-    fit(sample);
+  bool is_hopeless(const DenseRows<T>& sample, const FarMasses& masses) {
+    fit(masses);
     found_.sample_error = INFINITY;
     for (const bool has_far : {true, false}) {
       found_.has_far = has_far;
@@ -107,12 +116,10 @@ class HeadCalibrator {
   }
 
   /// Heavy keys, weights of the others, and, the first time, key blocks to retrieve.
-  void fit(const DenseRows<T>& sample) {
+  void fit(const FarMasses& masses) {
     const CalibrateOptions& options = all_.options;
-    const FarMasses masses =
-        far_masses(sample.rows(), sample.weights(), sample.sums(), head_.n, options.window);
-    const FarWeights fitted = fit_far(masses, sample.rows(), options.window);
-    found_.heavy = heavy_keys(masses.keys, options.sinks, options.heavy_keys);
+    const FarWeights fitted = fit_far(masses);
+    found_.heavy = heavy_keys(masses.of_keys(), options.sinks, options.heavy_keys);
     found_.key_weights.assign(fitted.keys.begin(), fitted.keys.end());
     found_.lag_weights.assign(fitted.lags.begin(), fitted.lags.end());
     for (const index_t key : found_.heavy) found_.key_weights[at(key)] = T(0);

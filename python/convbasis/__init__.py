@@ -95,6 +95,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """What needs another library is imported when it is first used."""
-    if name in ("torch", "transformers"):
+    if name in ("sklearn", "torch", "transformers"):
         return importlib.import_module(f"convbasis.{name}")
     raise AttributeError(f"module 'convbasis' has no attribute {name!r}")
