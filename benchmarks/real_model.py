@@ -95,7 +95,7 @@ def run_prose(arguments: argparse.Namespace) -> None:
             for label, run in results[-1]["runs"].items():
                 shown.line(
                     f"n {n:6,}  {label:28} perplexity {run['perplexity']:8.3f}  attention "
-                    f"{run['median_seconds']:7.2f} s  work exact {run.get('exact_share', 1):.0%}"
+                    f"{run['median_seconds']:7.2f} s  logits {run.get('exact_share', 1):.0%}"
                 )
             covered = results[-1]["coverage"]
             shown.line(f"n {n:6,}  {covered['inside']} of {covered['judged']} within the interval")

@@ -135,14 +135,14 @@ def prose_section(results: Results) -> list[str]:
                 ]
             )
     names = ["n: attention", "perplexity", "against exact", "heads", "row blocks"]
-    names += ["logits exact", "attention seconds", "against SDPA"]
+    names += ["logits computed", "attention seconds", "against SDPA"]
     return [
         "## Long prose",
         "",
         f"One prefill of the first n tokens of {results.settings['prose']['text']}. Attention "
         f"seconds are those inside the attention function, summed over layers: median (range) of "
         f"{rounds} rounds, exact and approximate passes in turn. *Heads* and *row blocks*: the "
-        "share that was approximated. *Logits exact*: those computed, of all that exact attention "
+        "share that was approximated. *Logits computed*: of all that exact attention "
         "computes. The ways without a tolerance compute as many as the first tolerance measured, "
         "the same number in every head; those with heavy keys, which 128 sampled rows choose, are "
         "written plainly, so that their time says nothing.",

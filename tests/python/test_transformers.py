@@ -75,16 +75,16 @@ def test_what_the_approximation_loses_is_what_its_report_says(model, tokens):
 def test_the_default_is_the_calibrated_basis():
     """Heads of a random model look everywhere alike, so that they are approximated."""
     model = tiny()
-    tokens = torch.randint(3, 61, (1, 1500), generator=torch.Generator().manual_seed(2))
-    found = register(NAME, tol=0.1)
+    tokens = torch.randint(3, 61, (1, 2048), generator=torch.Generator().manual_seed(2))
+    found = register(NAME, tol=0.3)
     want = logits(model, "sdpa", tokens)
     got = logits(model, NAME, tokens)
     assert 1e-7 < np.linalg.norm(got - want) / np.linalg.norm(want) < 0.1
     for layer in found.layers.values():
         means = layer.means()
         assert means["exact_share"].shape == (4,)
-        assert means["error_high"].max() <= 0.1
-    assert np.mean([layer.means()["blocks_share"] for layer in found.layers.values()]) < 1.0
+        assert 0.0 < means["error_high"].max() <= 0.3
+        assert means["blocks_share"].mean() < 1.0
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

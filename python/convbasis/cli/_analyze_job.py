@@ -22,7 +22,7 @@ class Calibrated:
     """conv_attention at one tolerance; arrays (layers, heads)."""
 
     tol: float
-    exact_share: Floats  # of the logits, those computed exactly
+    exact_share: Floats  # logits computed, of those of exact attention
     error: Floats  # estimated, of what was returned
     exact: NDArray[np.bool_]  # computed exactly as a whole
     seconds: float

@@ -42,7 +42,7 @@ def heads(analysis: Analysis) -> bytes:
         title = f"{TITLES[name][0]}: error at {settings[place]}"
         panels.append((title, analysis.errors[name][..., place], (0.0, 1.0)))
     chosen = analysis.at_tol()
-    title = f"conv_attention, tol {analysis.tol:g}: logits exact"
+    title = f"conv_attention, tol {analysis.tol:g}: logits computed"
     panels.append((title, chosen.exact_share, (0.0, 1.0)))
     with page(15, 3.0 + 0.16 * layers) as (figure, stream):
         for axes, (title, values, (low, high)) in zip(
@@ -87,7 +87,7 @@ def cost(analysis: Analysis) -> bytes:
     with page(7.5, 4.6) as (figure, stream):
         axes = figure.subplots()
         for label, color, values in (
-            ("logits computed exactly", BLUE, [x.exact_share.mean() for x in analysis.calibrated]),
+            ("logits computed", BLUE, [x.exact_share.mean() for x in analysis.calibrated]),
             ("heads computed exactly", GREY, [x.exact.mean() for x in analysis.calibrated]),
             ("estimated error", ORANGE, [np.mean(x.error) for x in analysis.calibrated]),
         ):

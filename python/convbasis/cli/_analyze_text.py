@@ -78,7 +78,7 @@ def costs(analysis: Analysis) -> list[str]:
     lines = ["conv_attention: what a tolerance costs, over all heads"]
     for entry in analysis.calibrated:
         lines.append(
-            f"  tol {entry.tol:<5g} logits computed exactly {entry.exact_share.mean():4.0%}, heads "
+            f"  tol {entry.tol:<5g} logits computed {entry.exact_share.mean():4.0%}, heads "
             f"exact {entry.exact.mean():4.0%}, estimated error {np.mean(entry.error):.3f}, "
             f"{entry.seconds:.2f} s"
         )

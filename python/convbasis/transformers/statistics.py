@@ -118,7 +118,7 @@ class Statistics:
         lines = [
             f"attention {self.name!r} by layer: calls by conv_attention (prefills) and computed "
             "exactly (short, steps, holes); means over heads",
-            "layer  prefills  short  steps  holes  heads exact  blocks exact  work exact  "
+            "layer  prefills  short  steps  holes  heads exact  blocks exact  logits computed  "
             "error  at most  seconds",
         ]
         lines += [row(number, layer) for number, layer in sorted(self.layers.items())]
@@ -138,6 +138,6 @@ def row(number: int, layer: Layer) -> str:
     else:
         shares, errors = ["-"] * 3, ["-"] * 2
     return (
-        f"{number:>5}  {calls}  {shares[0]:>11}  {shares[1]:>12}  {shares[2]:>10}  {errors[0]:>5}  "
+        f"{number:>5}  {calls}  {shares[0]:>11}  {shares[1]:>12}  {shares[2]:>15}  {errors[0]:>5}  "
         f"{errors[1]:>7}  {sum(layer.seconds.values()):>7.3f}"
     )
