@@ -124,9 +124,9 @@ double DenseRows<T>::approximate(const Calibration<T>& calibration,
 }
 
 template <class T>
-double DenseRows<T>::relative_error(const Calibration<T>& calibration,
-                                    const HeadCalibration<T>& calibrated, index_t flat,
-                                    const Exec& exec) const {
+std::vector<double> DenseRows<T>::errors(const Calibration<T>& calibration,
+                                         const HeadCalibration<T>& calibrated, index_t flat,
+                                         const Exec& exec) const {
   const FarKeys<T> far(calibration, calibrated, flat);
   const auto count = static_cast<index_t>(rows_.size()), channels = head_.channels;
   std::vector<double> errors(rows_.size(), 0.0);
@@ -148,9 +148,8 @@ double DenseRows<T>::relative_error(const Calibration<T>& calibration,
       }
     }
   });
-  double error = 0;
-  for (const double row : errors) error += row;
-  return norm_ > 0 ? std::sqrt(error / norm_) : error > 0 ? INFINITY : 0;
+  for (double& error : errors) error = norm_ > 0 ? error / norm_ : error > 0 ? INFINITY : 0;
+  return errors;
 }
 
 template struct HeadArrays<float>;

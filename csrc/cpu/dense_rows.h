@@ -48,12 +48,13 @@ class DenseRows {
   [[nodiscard]] Rows<const T> weights() const { return {weights_.data(), stride_}; }
   [[nodiscard]] std::span<const double> sums() const { return sums_; }
 
-  /// Exact attention of the rows, which relative_error compares with. O(rows n d_v).
+  /// Exact attention of the rows, which errors are relative to. O(rows n d_v).
   void attend(const Exec& exec);
-  /// ||Y~ - Y|| / ||Y|| for what `calibrated` says of head number `flat`. O(rows n d_v).
-  [[nodiscard]] double relative_error(const Calibration<T>& calibration,
-                                      const HeadCalibration<T>& calibrated, index_t flat,
-                                      const Exec& exec) const;
+  /// ||y~ - y||^2 of each row for what `calibrated` says of head number `flat`, by the sum of
+  /// ||y||^2 over all rows. O(rows n d_v).
+  [[nodiscard]] std::vector<double> errors(const Calibration<T>& calibration,
+                                           const HeadCalibration<T>& calibrated, index_t flat,
+                                           const Exec& exec) const;
 
  private:
   double approximate(const Calibration<T>& calibration, const HeadCalibration<T>& calibrated,

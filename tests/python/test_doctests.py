@@ -19,9 +19,11 @@ MODULES = sorted(
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples(name):
-    for needed in ("sklearn", "torch"):
+    for needed in ("sklearn", "torch", "transformers"):
         if name.startswith(f"convbasis.{needed}"):
             pytest.importorskip(needed)
+    if name.startswith("convbasis.transformers"):
+        pytest.importorskip("torch")
     result = doctest.testmod(importlib.import_module(name), raise_on_error=False)
     assert result.failed == 0
 

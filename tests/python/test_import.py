@@ -103,8 +103,8 @@ def test_import_from_another_directory(tmp_path):
 def test_import_brings_numpy_alone():
     script = (
         "import sys; import convbasis; "
-        "print([m for m in ('torch', 'scipy', 'sklearn', 'matplotlib', 'ml_dtypes', 'rich') "
-        "if m in sys.modules])"
+        "print([m for m in ('torch', 'transformers', 'scipy', 'sklearn', 'matplotlib', "
+        "'ml_dtypes', 'rich') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
@@ -121,14 +121,21 @@ def test_a_missing_core_says_what_to_do():
     ), done.stderr
 
 
-@pytest.mark.parametrize(("module", "package"), [("torch", "torch"), ("sklearn", "scikit-learn")])
-def test_what_needs_another_package_is_imported_when_used(module, package):
+@pytest.mark.parametrize(
+    ("module", "missing", "package"),
+    [
+        ("torch", "torch", "torch"),
+        ("transformers", "torch", "transformers"),
+        ("sklearn", "sklearn", "scikit-learn"),
+    ],
+)
+def test_what_needs_another_package_is_imported_when_used(module, missing, package):
     script = (
-        f"import sys; sys.modules['{module}'] = None; import convbasis as cb\n"
+        f"import sys; sys.modules['{missing}'] = None; import convbasis as cb\n"
         f"try:\n    cb.{module}\nexcept ImportError as error:\n    print(error)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    message = rf"\[convbasis\.{module}\] .*; expected .*'pip install {package}'; got "
+    message = rf"\[convbasis\.{module}\] .*; expected .*pip install .*{package}.*; got "
     assert re.match(message, done.stdout), done.stderr
     with pytest.raises(AttributeError, match="no attribute 'tensorflow'"):
         _ = cb.tensorflow
