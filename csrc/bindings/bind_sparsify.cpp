@@ -12,70 +12,92 @@ std::span<const T> elements(const py::array_t<T, py::array::c_style>& array) {
   return {array.data(), static_cast<std::size_t>(array.size())};
 }
 
-py::array_t<double> forms_of(const Columns& columns, const py::array& matrix, index_t count,
-                             int num_threads) {
-  const auto m = input<double, 2>(matrix, "matrix");
-  auto forms = make_array<double>({count});
-  const std::span<double> result{forms.mutable_data(), static_cast<std::size_t>(count)};
-  run(num_threads, [&](const Exec& exec) { quadratic_forms(columns, m, result, exec); });
-  return forms;
+template <class T>
+py::array_t<T> to_array(const std::vector<T>& values) {
+  return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
 }
 
-py::array_t<double> dense_forms(const py::array& x, const py::array& matrix, int num_threads) {
-  const auto columns = input<double, 2>(x, "x");
-  return forms_of(columns, matrix, columns.shape[1], num_threads);
+/// Asks a Python callable of a count for that many numbers.
+SparsifyOptions::Uniforms numbers_from(const py::function& source) {
+  return [&source](std::span<double> numbers) {
+    const py::gil_scoped_acquire gil;
+    const auto drawn = py::cast<Doubles>(source(numbers.size()));
+    if (static_cast<std::size_t>(drawn.size()) != numbers.size())
+      throw InvalidArgument("[_core] uniforms gave " + std::to_string(drawn.size()) +
+                            " numbers; expected " + std::to_string(numbers.size()));
+    std::copy_n(drawn.data(), numbers.size(), numbers.data());
+  };
 }
 
-py::array_t<double> sparse_forms(index_t num_rows, const Indices& starts, const Indices& rows,
-                                 const Doubles& values, const py::array& matrix, int num_threads) {
-  const SparseColumns columns{num_rows, elements(starts), elements(rows), elements(values)};
-  const index_t count = std::max<index_t>(starts.size() - 1, 0);
-  return forms_of(columns, matrix, count, num_threads);
+SparsifyOptions::Progress progress_to(const py::object& progress) {
+  if (progress.is_none()) return {};
+  return [&progress](index_t chosen, index_t total) {
+    const py::gil_scoped_acquire gil;
+    progress(chosen, total);
+  };
 }
 
-/// inverses and squares, (2, k, k) each
-py::tuple inverses_of(const py::array& matrix, double low, double high, int num_threads) {
-  const auto m = input<double, 2>(matrix, "matrix");
-  const index_t k = m.shape[0];
-  auto inverses = make_array<double>({2, k, k}), squares = make_array<double>({2, k, k});
-  const auto inverse = contiguous_view<double, 3>(inverses.mutable_data(), {2, k, k});
-  const auto square = contiguous_view<double, 3>(squares.mutable_data(), {2, k, k});
-  run(num_threads,
-      [&](const Exec& exec) { barrier_inverses(m, low, high, inverse, square, exec); });
-  return py::make_tuple(inverses, squares);
+/// The fields of Sparsified. scores is "auto", "exact" or "sketched".
+py::dict sparsify(const Columns& x, bool is_bss, const std::string& scores,
+                  std::optional<index_t> num_columns, double epsilon, double delta,
+                  const py::function& uniforms, const py::object& progress, int num_threads) {
+  using Scores = SparsifyOptions::Scores;
+  SparsifyOptions options;
+  options.method = is_bss ? SparsifyOptions::Method::bss : SparsifyOptions::Method::leverage;
+  if (scores != "auto") options.scores = scores == "exact" ? Scores::exact : Scores::sketched;
+  options.num_columns = num_columns;
+  options.epsilon = epsilon;
+  options.delta = delta;
+  options.uniforms = numbers_from(uniforms);
+  options.progress = progress_to(progress);
+  const Sparsified found =
+      run(num_threads, [&](const Exec& exec) { return sparsify_features(x, options, exec); });
+  py::dict result;
+  result["indices"] = to_array(found.indices);
+  result["weights"] = to_array(found.weights);
+  result["num_columns"] = found.num_columns;
+  result["rank"] = found.rank;
+  result["is_sketched"] = found.is_sketched;
+  result["epsilon_promised"] = found.epsilon_promised;
+  result["epsilon"] = found.epsilon;
+  result["condition_number"] = found.condition_number;
+  result["radius"] = found.radius;
+  result["logit_deviation"] = found.logit_deviation;
+  result["error_bound"] = found.error_bound;
+  result["error"] = found.error;
+  result["trivial_error"] = found.trivial_error;
+  return result;
 }
 
-py::array_t<double> gram_of(const py::array& x, int num_threads) {
-  const auto rows = input<double, 2>(x, "x");
-  const index_t n = rows.shape[0];
-  auto gram = make_array<double>({n, n});
-  const auto result = contiguous_view<double, 2>(gram.mutable_data(), {n, n});
-  run(num_threads, [&](const Exec& exec) { gram_matrix(rows, result, exec); });
-  return gram;
+template <class... Rest>
+py::dict of_dense(const py::array& x, Rest... rest) {
+  return sparsify(input<double, 2>(x, "x"), rest...);
 }
 
-/// values, vectors as rows
-py::tuple eigen_of(const py::array& matrix) {
-  const auto m = input<double, 2>(matrix, "matrix");
-  const index_t n = m.shape[0];
-  auto values = make_array<double>({n}), vectors = make_array<double>({n, n});
-  const std::span<double> found{values.mutable_data(), static_cast<std::size_t>(n)};
-  const auto rows = contiguous_view<double, 2>(vectors.mutable_data(), {n, n});
-  run(1, [&](const Exec&) { symmetric_eigen(m, found, rows); });
-  return py::make_tuple(values, vectors);
+/// x is num_rows, starts, rows, values.
+template <class... Rest>
+py::dict of_sparse(const std::tuple<index_t, Indices, Indices, Doubles>& x, Rest... rest) {
+  const auto& [num_rows, starts, rows, values] = x;
+  return sparsify(SparseColumns{num_rows, elements(starts), elements(rows), elements(values)},
+                  rest...);
+}
+
+template <class X, class... Rest>
+void define(py::module_& module, const char* name, py::dict (*function)(X, Rest...)) {
+  using py::arg;
+  module.def(name, function, arg("x"), arg("is_bss"), arg("scores"), arg("num_columns"),
+             arg("epsilon"), arg("delta"), arg("uniforms"), arg("progress"), arg("num_threads"));
 }
 
 }  // namespace
 
 void register_sparsify(py::module_& module) {
-  using py::arg;
-  module.def("dense_quadratic_forms", &dense_forms, arg("x"), arg("matrix"), arg("num_threads"));
-  module.def("sparse_quadratic_forms", &sparse_forms, arg("num_rows"), arg("starts"), arg("rows"),
-             arg("values"), arg("matrix"), arg("num_threads"));
-  module.def("gram_matrix", &gram_of, arg("x"), arg("num_threads"));
-  module.def("symmetric_eigen", &eigen_of, arg("matrix"));
-  module.def("barrier_inverses", &inverses_of, arg("matrix"), arg("low"), arg("high"),
-             arg("num_threads"));
+  define(module, "sparsify_dense",
+         &of_dense<bool, const std::string&, std::optional<index_t>, double, double,
+                   const py::function&, const py::object&, int>);
+  define(module, "sparsify_sparse",
+         &of_sparse<bool, const std::string&, std::optional<index_t>, double, double,
+                    const py::function&, const py::object&, int>);
 }
 
 }  // namespace convbasis::bindings

@@ -23,12 +23,18 @@ constexpr index_t kRowsPerSample = 32;
 /// Sample rows that choices are tried on, at most, and how few of a short sequence.
 constexpr index_t kMostTried = 32, kLeastTried = 16, kRowsPerTried = 128;
 
-/// Choices are fitted to the sample rows themselves, so their error there has to be that much
-/// below what is wanted.
-constexpr double kMargin = 0.75;
+/// A head takes so many times the wanted window where that is cheaper than more retrieved blocks.
+constexpr index_t kMostNear = 4;
+
+/// A logit of a query block that is not exact, by one of exact attention.
+constexpr double kTileCost = 1.3;
+
+/// Choices are fitted to the sample rows themselves, and few rows show few of the long tails of
+/// errors: here errors have to be that much below what is wanted.
+constexpr double kMargin = 0.3;
 
 /// A row may have at most this share of exact keys: with more, exact attention is about as fast.
-constexpr double kMostExact = 0.6;
+constexpr double kMostExact = 0.4;
 
 std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
 
@@ -74,19 +80,31 @@ class HeadCalibrator {
         all_(calibration),
         found_(calibration.heads[at(flat)]),
         flat_(flat),
+        near_(ceil_div(std::min(calibration.options.window, head.n), kKeyBlock)),
         exec_(exec) {}
 
   void run() {
     const CalibrateOptions& options = all_.options;
-    found_.near_blocks = ceil_div(std::min(options.window, head_.n), kKeyBlock);
-    std::vector<index_t> rows = draw_rows(options.seed, flat_, kWholeBlocks * kKeyBlock, head_.n,
-                                          std::min(options.sample_rows, head_.n / kRowsPerSample));
+    const std::vector<index_t> rows =
+        draw_rows(options.seed, flat_, kWholeBlocks * kKeyBlock, head_.n,
+                  std::min(options.sample_rows, head_.n / kRowsPerSample));
     if (rows.empty()) return take_all();
     const index_t tried = std::clamp(head_.n / kRowsPerTried, kLeastTried, kMostTried);
     const index_t step = ceil_div(static_cast<index_t>(rows.size()), tried);
-    if (options.tol > 0 && is_hopeless(rows, step)) return;
-    const DenseRows<T> sample(head_, std::move(rows), step, exec_);
-    fit(sample);
+    std::vector<index_t> few, others;
+    for (std::size_t r = 0; r < rows.size(); ++r)
+      (r % at(step) == 0 ? few : others).push_back(rows[r]);
+
+    FarMasses masses(head_.n, options.window);
+    DenseRows<T> sample(head_, std::move(few), exec_);
+    masses.add(sample.rows(), sample.weights(), sample.sums());
+    sample.attend(exec_);
+    if (options.tol > 0 && is_hopeless(sample, masses)) return;
+    {
+      const DenseRows<T> more(head_, std::move(others), exec_);
+      masses.add(more.rows(), more.weights(), more.sums());
+    }
+    fit(masses);
     choose(sample);
   }
 
@@ -98,73 +116,107 @@ class HeadCalibrator {
     found_.ranked.assign(at(ceil_div(head_.n, kKeyBlock) * all_.most_retrieved), -1);
   }
 
-  /// Whether even a basis fitted to none but the rows that it is tried on misses the wanted error.
-  bool is_hopeless(const std::vector<index_t>& rows, index_t step) {
-    std::vector<index_t> few;
-    for (std::size_t r = 0; r < rows.size(); r += at(step)) few.push_back(rows[r]);
-    const DenseRows<T> sample(head_, std::move(few), 1, exec_);
-    fit(sample);
-    found_.sample_error = INFINITY;
+  /// Whether even a basis fitted to none but the rows that it is tried on is dearer than exact
+  /// attention.
+  bool is_hopeless(const DenseRows<T>& sample, const FarMasses& masses) {
+    fit(masses);
+    found_.near_blocks = near_ * kMostNear;
+    found_.retrieved = all_.most_retrieved;
     for (const bool has_far : {true, false}) {
       found_.has_far = has_far;
-      found_.sample_error = std::min(found_.sample_error, error_of(sample, all_.most_retrieved));
-      if (found_.sample_error <= all_.options.tol) return false;
+      if (fixed_cost() + try_out(sample) < 1) return false;
     }
+    found_.sample_error = INFINITY;
     return true;
   }
 
   /// Heavy keys, weights of the others, and, the first time, key blocks to retrieve.
-  void fit(const DenseRows<T>& sample) {
+  void fit(const FarMasses& masses) {
     const CalibrateOptions& options = all_.options;
-    const FarMasses masses =
-        far_masses(sample.rows(), sample.weights(), sample.sums(), head_.n, options.window);
-    const FarWeights fitted = fit_far(masses, sample.rows(), options.window);
-    found_.heavy = heavy_keys(masses.keys, options.sinks, options.heavy_keys);
+    const FarWeights fitted = fit_far(masses);
+    found_.heavy = heavy_keys(masses.of_keys(), options.sinks, options.heavy_keys);
     found_.key_weights.assign(fitted.keys.begin(), fitted.keys.end());
     found_.lag_weights.assign(fitted.lags.begin(), fitted.lags.end());
     for (const index_t key : found_.heavy) found_.key_weights[at(key)] = T(0);
     if (found_.ranked.empty())
-      found_.ranked =
-          rank_key_blocks(head_, found_.heavy, found_.near_blocks, all_.most_retrieved, exec_);
+      found_.ranked = rank_key_blocks(head_, found_.heavy, near_, all_.most_retrieved, exec_);
   }
 
-  /// The fewest retrieved blocks that bring the sample rows within the wanted error; the most when
-  /// none does. Far keys are left out where that is better.
+  /// The near and retrieved blocks with which attention is expected to be the cheapest, those rows
+  /// included that are to be computed exactly for the wanted error. Far keys are left out where
+  /// that is better.
   void choose(const DenseRows<T>& sample) {
-    std::vector<index_t> choices{0};
-    for (index_t m = 1; m < all_.most_retrieved; m *= 2) choices.push_back(m);
-    if (all_.most_retrieved > 0) choices.push_back(all_.most_retrieved);
-    const double limit = kMargin * all_.options.tol;
     found_.has_far = true;
-    std::size_t low = 0, high = choices.size() - 1;
-    double best = error_of(sample, choices[high]);
-    while (low < high && best <= limit) {
-      const std::size_t middle = (low + high) / 2;
-      const double error = error_of(sample, choices[middle]);
-      if (error <= limit) {
-        high = middle;
-        best = error;
-      } else {
-        low = middle + 1;
-      }
+    if (all_.options.tol == 0) {
+      found_.near_blocks = near_;
+      found_.retrieved = all_.most_retrieved;
+      try_out(sample);
+    } else {
+      choose_blocks(sample);
+      if (std::isinf(found_.sample_error)) return;
     }
+    const double with = found_.sample_error;
     found_.has_far = false;
-    found_.sample_error = error_of(sample, choices[high]);
-    if (found_.sample_error > best) {
+    try_out(sample);
+    if (found_.sample_error > with) {
       found_.has_far = true;
-      found_.sample_error = best;
+      found_.sample_error = with;
     }
   }
 
-  double error_of(const DenseRows<T>& sample, index_t retrieved) {
-    found_.retrieved = retrieved;
-    return sample.relative_error(all_, found_, flat_, exec_);
+  void choose_blocks(const DenseRows<T>& sample) {
+    std::vector<std::pair<index_t, index_t>> choices;  // blocks in all, and near ones of them
+    for (const index_t near : {near_, near_ * kMostNear})
+      for (index_t m = 0; m <= all_.most_retrieved; m = m == 0 ? 1 : 2 * m)
+        choices.emplace_back(near + m, near);
+    std::sort(choices.begin(), choices.end());
+    double least = INFINITY;
+    HeadCalibration<T> best;
+    for (const auto& [blocks, near] : choices) {
+      found_.near_blocks = near;
+      found_.retrieved = blocks - near;
+      const double fixed = fixed_cost();
+      if (fixed >= least) break;
+      const double cost = fixed + try_out(sample);
+      if (cost >= least) continue;
+      least = cost;
+      best.near_blocks = near;
+      best.retrieved = blocks - near;
+      best.sample_error = found_.sample_error;
+    }
+    found_.near_blocks = best.near_blocks;
+    found_.retrieved = best.retrieved;
+    found_.sample_error = least < 1 ? best.sample_error : INFINITY;
+  }
+
+  /// Logits of a row that is not computed exactly, relative to those of one that is.
+  [[nodiscard]] double fixed_cost() const {
+    const index_t blocks = found_.near_blocks + found_.retrieved;
+    const index_t keys = blocks * kKeyBlock + kKeyBlock / 2 +
+                         static_cast<index_t>(found_.heavy.size()) + all_.options.sample_keys / 2;
+    return kTileCost * static_cast<double>(keys) / (static_cast<double>(head_.n) / 2);
+  }
+
+  /// Sets the error of the tried rows; returns the share of them that would have to be computed
+  /// exactly to bring it within the margin of what is wanted.
+  double try_out(const DenseRows<T>& sample) {
+    std::vector<double> errors = sample.errors(all_, found_, flat_, exec_);
+    std::sort(errors.begin(), errors.end());
+    const double limit = kMargin * all_.options.tol;
+    double sum = 0;
+    std::size_t kept = 0;
+    for (std::size_t r = 0; r < errors.size(); ++r) {
+      sum += errors[r];
+      if (sum <= limit * limit) kept = r + 1;
+    }
+    found_.sample_error = std::sqrt(sum);
+    return 1 - static_cast<double>(kept) / static_cast<double>(errors.size());
   }
 
   const HeadArrays<T>& head_;
   const Calibration<T>& all_;
   HeadCalibration<T>& found_;
-  index_t flat_;
+  index_t flat_, near_;
   const Exec& exec_;
 };
 

@@ -19,6 +19,19 @@ constexpr const char* kName = "conv_attention";
 
 std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
 
+/// In as many sums as fit a vector, whatever the instruction set.
+template <class T>
+T dot(const T* x, const T* y, index_t n) {
+  constexpr index_t kSums = 16;
+  T sums[kSums] = {}, total = 0;
+  index_t i = 0;
+  for (; i + kSums <= n; i += kSums)
+    for (index_t l = 0; l < kSums; ++l) sums[l] += x[i + l] * y[i + l];
+  for (; i < n; ++i) total += x[i] * y[i];
+  for (const T sum : sums) total += sum;
+  return total;
+}
+
 /// What the far keys of each row come to with alpha 1, all keys that are not heavy taken for far:
 /// value channels, then the weight.
 template <class T>
@@ -196,8 +209,7 @@ class BlockAttention {
     const double exact = simd.exp_sum(scores, top, drawn_);
     if (drawn == 0) return {top, exact, 0, 0, exact};
     simd.exp_shifted(scores + drawn_, top, scores + drawn_, drawn);
-    T seen_far = 0;
-    for (index_t s = 0; s < drawn; ++s) seen_far += scores[drawn_ + s] * draw_.reciprocals[at(s)];
+    const T seen_far = dot(scores + drawn_, draw_.reciprocals.data(), drawn);
     const double far = static_cast<double>(seen_far) * draw_.step;
     if (!h_.found.has_far || !(models_[r] > 0)) return {top, exact, far, 0, exact};
     const double factor = static_cast<double>(seen_far / models_[r]);

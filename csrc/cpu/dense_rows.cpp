@@ -38,16 +38,10 @@ void HeadArrays<T>::pack_query(std::span<const index_t> rows, T* to) const {
 }
 
 template <class T>
-DenseRows<T>::DenseRows(const HeadArrays<T>& head, std::vector<index_t> rows, index_t step,
-                        const Exec& exec)
-    : head_(head),
-      rows_(std::move(rows)),
-      stride_(round_up(head.n, 64)),
-      step_(step),
-      tried_(ceil_div(static_cast<index_t>(rows_.size()), step)) {
-  const auto count = static_cast<index_t>(rows_.size()), channels = head.channels;
+DenseRows<T>::DenseRows(const HeadArrays<T>& head, std::vector<index_t> rows, const Exec& exec)
+    : head_(head), rows_(std::move(rows)), stride_(round_up(head.n, 64)) {
+  const auto count = static_cast<index_t>(rows_.size());
   weights_ = Buffer<T>(count * stride_);
-  out_ = Buffer<T>(tried_ * channels);
   sums_.resize(rows_.size());
   parallel_for(exec, ceil_div(count, kRowTile), [&](index_t tile, int) {
     const index_t first = tile * kRowTile, tile_rows = std::min(kRowTile, count - first);
@@ -68,17 +62,22 @@ DenseRows<T>::DenseRows(const HeadArrays<T>& head, std::vector<index_t> rows, in
       std::fill(row + seen, row + stride_, T(0));
     }
   });
-  std::vector<double> norms(at(tried_), 0.0);
-  parallel_for(exec, ceil_div(tried_, kRowTile), [&](index_t tile, int) {
-    const index_t first = tile * kRowTile, tile_rows = std::min(kRowTile, tried_ - first);
-    const index_t keys = rows_[at((first + tile_rows - 1) * step)] + 1;
+}
+
+template <class T>
+void DenseRows<T>::attend(const Exec& exec) {
+  const auto count = static_cast<index_t>(rows_.size()), channels = head_.channels;
+  out_ = Buffer<T>(count * channels);
+  std::vector<double> norms(rows_.size(), 0.0);
+  parallel_for(exec, ceil_div(count, kRowTile), [&](index_t tile, int) {
+    const index_t first = tile * kRowTile, tile_rows = std::min(kRowTile, count - first);
+    const index_t keys = rows_[at(first + tile_rows - 1)] + 1;
     T* out = out_.data() + first * channels;
-    multiply_values(head, tile_rows, keys,
-                    {weights_.data() + first * step * stride_, step * stride_}, out);
+    multiply_values(head_, tile_rows, keys, {weights_.data() + first * stride_, stride_}, out);
     for (index_t r = 0; r < tile_rows; ++r) {
       for (index_t c = 0; c < channels; ++c) {
         T& y = out[r * channels + c];
-        y = static_cast<T>(static_cast<double>(y) / sums_[at((first + r) * step)]);
+        y = static_cast<T>(static_cast<double>(y) / sums_[at(first + r)]);
         norms[at(first + r)] += static_cast<double>(y) * static_cast<double>(y);
       }
     }
@@ -125,20 +124,20 @@ double DenseRows<T>::approximate(const Calibration<T>& calibration,
 }
 
 template <class T>
-double DenseRows<T>::relative_error(const Calibration<T>& calibration,
-                                    const HeadCalibration<T>& calibrated, index_t flat,
-                                    const Exec& exec) const {
+std::vector<double> DenseRows<T>::errors(const Calibration<T>& calibration,
+                                         const HeadCalibration<T>& calibrated, index_t flat,
+                                         const Exec& exec) const {
   const FarKeys<T> far(calibration, calibrated, flat);
-  const index_t channels = head_.channels;
-  std::vector<double> errors(at(tried_), 0.0);
-  parallel_for(exec, ceil_div(tried_, kRowTile), [&](index_t tile, int) {
-    const index_t first = tile * kRowTile, tile_rows = std::min(kRowTile, tried_ - first);
+  const auto count = static_cast<index_t>(rows_.size()), channels = head_.channels;
+  std::vector<double> errors(rows_.size(), 0.0);
+  parallel_for(exec, ceil_div(count, kRowTile), [&](index_t tile, int) {
+    const index_t first = tile * kRowTile, tile_rows = std::min(kRowTile, count - first);
     Buffer<T> weights(tile_rows * stride_), out(tile_rows * channels);
     std::vector<double> sums(at(tile_rows));
     for (index_t r = 0; r < tile_rows; ++r)
-      sums[at(r)] = approximate(calibration, calibrated, far, (first + r) * step_,
-                                weights.data() + r * stride_);
-    const index_t keys = rows_[at((first + tile_rows - 1) * step_)] + 1;
+      sums[at(r)] =
+          approximate(calibration, calibrated, far, first + r, weights.data() + r * stride_);
+    const index_t keys = rows_[at(first + tile_rows - 1)] + 1;
     multiply_values(head_, tile_rows, keys, {weights.data(), stride_}, out.data());
     for (index_t r = 0; r < tile_rows; ++r) {
       const T* exact = out_.data() + (first + r) * channels;
@@ -149,9 +148,8 @@ double DenseRows<T>::relative_error(const Calibration<T>& calibration,
       }
     }
   });
-  double error = 0;
-  for (const double row : errors) error += row;
-  return norm_ > 0 ? std::sqrt(error / norm_) : error > 0 ? INFINITY : 0;
+  for (double& error : errors) error = norm_ > 0 ? error / norm_ : error > 0 ? INFINITY : 0;
+  return errors;
 }
 
 template struct HeadArrays<float>;

@@ -40,20 +40,21 @@ struct HeadArrays {
 template <class T>
 class DenseRows {
  public:
-  /// `rows` are increasing; every `step`-th of them is for trying. Throws InvalidArgument when a
-  /// logit overflows. O(rows n d).
-  DenseRows(const HeadArrays<T>& head, std::vector<index_t> rows, index_t step, const Exec& exec);
+  /// `rows` are increasing. Throws InvalidArgument when a logit overflows. O(rows n d).
+  DenseRows(const HeadArrays<T>& head, std::vector<index_t> rows, const Exec& exec);
 
   [[nodiscard]] std::span<const index_t> rows() const { return rows_; }
   /// exp(logit - largest of the row), 0 after the row's own key, and their sums.
   [[nodiscard]] Rows<const T> weights() const { return {weights_.data(), stride_}; }
   [[nodiscard]] std::span<const double> sums() const { return sums_; }
 
-  /// ||Y~ - Y|| / ||Y|| of the rows for trying, for what `calibrated` says of head number `flat`.
-  /// O(rows n d_v).
-  [[nodiscard]] double relative_error(const Calibration<T>& calibration,
-                                      const HeadCalibration<T>& calibrated, index_t flat,
-                                      const Exec& exec) const;
+  /// Exact attention of the rows, which errors are relative to. O(rows n d_v).
+  void attend(const Exec& exec);
+  /// ||y~ - y||^2 of each row for what `calibrated` says of head number `flat`, by the sum of
+  /// ||y||^2 over all rows. O(rows n d_v).
+  [[nodiscard]] std::vector<double> errors(const Calibration<T>& calibration,
+                                           const HeadCalibration<T>& calibrated, index_t flat,
+                                           const Exec& exec) const;
 
  private:
   double approximate(const Calibration<T>& calibration, const HeadCalibration<T>& calibrated,
@@ -61,10 +62,10 @@ class DenseRows {
 
   const HeadArrays<T>& head_;
   std::vector<index_t> rows_;
-  index_t stride_, step_, tried_;
+  index_t stride_;
   Buffer<T> weights_, out_;
   std::vector<double> sums_;
-  double norm_ = 0;  ///< ||Y||^2 of the rows for trying
+  double norm_ = 0;  ///< ||Y||^2
 };
 
 }  // namespace convbasis

@@ -57,7 +57,6 @@ std::vector<index_t> bins_of(const std::vector<double>& lags, index_t window) {
 
 /// The model, and its masses while it is fitted.
 struct Fit {
-  std::span<const index_t> rows;
   const FarMasses& masses;
   std::vector<index_t> borders;
   std::vector<double> key_weights, bin_weights, factors;
@@ -71,12 +70,12 @@ struct Fit {
 
   /// The factor that gives each row its mass; key_sums are running sums of the key weights.
   void set_factors(const std::vector<double>& key_sums) {
-    for (std::size_t r = 0; r < rows.size(); ++r) {
+    for (std::size_t r = 0; r < factors.size(); ++r) {
       double sum = 0;
-      for_each_bin(rows[r], [&](std::size_t b, index_t first, index_t last) {
+      for_each_bin(masses.rows()[r], [&](std::size_t b, index_t first, index_t last) {
         sum += bin_weights[b] * (key_sums[at(last)] - key_sums[at(first)]);
       });
-      factors[r] = sum > 0 ? masses.rows[r] / sum : 0;
+      factors[r] = sum > 0 ? masses.of_rows()[r] / sum : 0;
     }
   }
   [[nodiscard]] std::vector<double> key_sums() const {
@@ -89,8 +88,8 @@ struct Fit {
     const std::vector<double> sums = key_sums();
     set_factors(sums);
     std::vector<double> masses_of(bin_weights.size(), 0.0);
-    for (std::size_t r = 0; r < rows.size(); ++r)
-      for_each_bin(rows[r], [&](std::size_t b, index_t first, index_t last) {
+    for (std::size_t r = 0; r < factors.size(); ++r)
+      for_each_bin(masses.rows()[r], [&](std::size_t b, index_t first, index_t last) {
         masses_of[b] += factors[r] * bin_weights[b] * (sums[at(last)] - sums[at(first)]);
       });
     for (std::size_t b = 0; b < bin_weights.size(); ++b)
@@ -100,8 +99,8 @@ struct Fit {
   void fit_keys(double prior) {
     set_factors(key_sums());
     std::vector<double> steps(key_weights.size() + 1, 0.0);
-    for (std::size_t r = 0; r < rows.size(); ++r)
-      for_each_bin(rows[r], [&](std::size_t b, index_t first, index_t last) {
+    for (std::size_t r = 0; r < factors.size(); ++r)
+      for_each_bin(masses.rows()[r], [&](std::size_t b, index_t first, index_t last) {
         steps[at(first)] += factors[r] * bin_weights[b];
         steps[at(last)] -= factors[r] * bin_weights[b];
       });
@@ -109,50 +108,53 @@ struct Fit {
     for (std::size_t j = 0; j < key_weights.size(); ++j) {
       rate += steps[j];
       const double mass = std::max(rate, 0.0) * key_weights[j];
-      key_weights[j] *= (masses.keys[j] + prior) / (mass + prior);
+      key_weights[j] *= (masses.of_keys()[j] + prior) / (mass + prior);
     }
   }
 };
 
 }  // namespace
 
+FarMasses::FarMasses(index_t n, index_t window)
+    : window_(window), of_keys_(at(n), 0.0), of_lags_(at(n), 0.0) {}
+
 template <class T>
-FarMasses far_masses(std::span<const index_t> rows, Rows<const T> weights,
-                     std::span<const double> sums, index_t n, index_t window) {
-  FarMasses masses{std::vector<double>(at(n), 0.0), std::vector<double>(at(n), 0.0), {}};
+void FarMasses::add(std::span<const index_t> rows, Rows<const T> weights,
+                    std::span<const double> sums) {
   for (std::size_t r = 0; r < rows.size(); ++r) {
     const T* row = weights.row(static_cast<index_t>(r));
-    const index_t last = std::max<index_t>(rows[r] - window + 1, 0);
+    const index_t last = std::max<index_t>(rows[r] - window_ + 1, 0);
     double mass = 0;
     for (index_t j = 0; j < last; ++j) {
       const double weight = static_cast<double>(row[j]) / sums[r];
       mass += weight;
-      masses.keys[at(j)] += weight;
-      masses.lags[at(rows[r] - j)] += weight;
+      of_keys_[at(j)] += weight;
+      of_lags_[at(rows[r] - j)] += weight;
     }
-    masses.rows.push_back(mass);
+    rows_.push_back(rows[r]);
+    of_rows_.push_back(mass);
   }
-  return masses;
 }
 
-FarWeights fit_far(const FarMasses& masses, std::span<const index_t> rows, index_t window) {
-  const std::size_t n = masses.keys.size();
+FarWeights fit_far(const FarMasses& masses) {
+  const std::size_t n = masses.of_keys().size();
   FarWeights fitted{std::vector<double>(n, 0.0), std::vector<double>(n, 0.0)};
-  const double total = std::accumulate(masses.rows.begin(), masses.rows.end(), 0.0);
-  if (!(total > 0) || window >= static_cast<index_t>(n)) return fitted;
+  const auto& of_rows = masses.of_rows();
+  const double total = std::accumulate(of_rows.begin(), of_rows.end(), 0.0);
+  if (!(total > 0) || masses.window() >= static_cast<index_t>(n)) return fitted;
 
-  Fit fit{rows,
-          masses,
-          bins_of(masses.lags, window),
+  const auto& of_lags = masses.of_lags();
+  Fit fit{masses,
+          bins_of(of_lags, masses.window()),
           std::vector<double>(n, 1.0),
           {},
-          std::vector<double>(rows.size(), 0.0)};
+          std::vector<double>(of_rows.size(), 0.0)};
   const std::size_t bins = fit.borders.size() - 1;
   fit.bin_weights.assign(bins, 1.0);
   std::vector<double> wanted;
   for (std::size_t b = 0; b < bins; ++b)
-    wanted.push_back(std::accumulate(masses.lags.begin() + fit.borders[b],
-                                     masses.lags.begin() + fit.borders[b + 1], 0.0));
+    wanted.push_back(std::accumulate(of_lags.begin() + fit.borders[b],
+                                     of_lags.begin() + fit.borders[b + 1], 0.0));
   for (int i = 0; i < kIterations; ++i) {
     fit.fit_bins(wanted, kLagPrior * total / static_cast<double>(bins));
     fit.fit_keys(kKeyPrior * total / static_cast<double>(n));
@@ -170,9 +172,7 @@ FarWeights fit_far(const FarMasses& masses, std::span<const index_t> rows, index
   return fitted;
 }
 
-template FarMasses far_masses(std::span<const index_t>, Rows<const float>, std::span<const double>,
-                              index_t, index_t);
-template FarMasses far_masses(std::span<const index_t>, Rows<const double>, std::span<const double>,
-                              index_t, index_t);
+template void FarMasses::add(std::span<const index_t>, Rows<const float>, std::span<const double>);
+template void FarMasses::add(std::span<const index_t>, Rows<const double>, std::span<const double>);
 
 }  // namespace convbasis

@@ -1,178 +1,127 @@
 #include "convbasis/sparsify.h"
 
-#include <algorithm>
-#include <vector>
+#include <cmath>
+#include <random>
 
-#include "core/buffer.h"
 #include "core/shape.h"
-#include "core/thread_pool.h"
-#include "cpu/blas.h"
+#include "cpu/barriers.h"
+#include "cpu/leverage.h"
+#include "cpu/sketch.h"
+#include "cpu/whitening.h"
 
 namespace convbasis {
 namespace {
 
-constexpr index_t kBlock = 256;  ///< columns of a matrix product
+constexpr const char* kName = "sparsify_features";
 
-constexpr index_t kTile = 64;  ///< rows and columns of a tile of X X^T
+using Method = SparsifyOptions::Method;
+using Kind = SparsifyOptions::Scores;
 
-/// One product of entries by index costs about as much as this many inside a matrix product.
-constexpr index_t kGather = 16;
+std::string shape_of(const Columns& x) {
+  return to_string(std::array<index_t, 2>{rows_of(x), count_of(x)});
+}
 
-std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
+void require_probability(const char* name, double value) {
+  require(value > 0 && value < 1, kName,
+          std::string(name) + " is out of range; expected between 0 and 1; got " +
+              std::to_string(value));
+}
 
-/// Forms of `count` dense columns, through matrix * columns in `product`.
-void dense_forms(const View<const double, 2>& matrix, blas::Matrix<const double> columns,
-                 index_t count, double* product, double* forms) {
-  const index_t n = matrix.shape[0];
-  blas::multiply<double>(n, count, n, 1.0, {matrix.data, matrix.strides[0]}, columns, 0.0,
-                         {product, count});
-  std::fill_n(forms, count, 0.0);
-  for (index_t i = 0; i < n; ++i) {
-    const double *x = columns.data + i * columns.stride, *y = product + i * count;
-    for (index_t j = 0; j < count; ++j) forms[j] += x[j] * y[j];
+void require_arguments(const Columns& x, const SparsifyOptions& options) {
+  require(rows_of(x) >= 1, kName,
+          "x is no matrix; expected shape (n, d), n >= 1; got shape " + shape_of(x));
+  require(count_of(x) >= rows_of(x), kName,
+          "x has fewer columns than rows, and nothing to leave out; expected shape (n, d) with d "
+          ">= n = " +
+              std::to_string(rows_of(x)) + "; got shape " + shape_of(x));
+  require_columns(kName, x);
+  require_probability("epsilon", options.epsilon);
+  require_probability("delta", options.delta);
+}
+
+SparsifyOptions::Uniforms uniforms_of(const SparsifyOptions& options) {
+  if (options.uniforms) return options.uniforms;
+  return [generator = std::mt19937_64(options.seed)](std::span<double> numbers) mutable {
+    for (double& number : numbers) number = static_cast<double>(generator() >> 11) * 0x1p-53;
+  };
+}
+
+/// How many columns are asked for; checked against the rank.
+index_t columns_asked(const Columns& x, index_t rank, double delta,
+                      const SparsifyOptions& options) {
+  const bool is_bss = options.method == Method::bss;
+  if (!options.num_columns)
+    return is_bss ? barrier_columns(rank, options.epsilon)
+                  : leverage_columns(rank, options.epsilon, delta);
+  const index_t wanted = *options.num_columns, least = std::max<index_t>(rank + is_bss, 1);
+  require(wanted >= 1 && (wanted >= least || wanted >= count_of(x)), kName,
+          "num_columns is too small for x of rank " + std::to_string(rank) +
+              "; expected at least " + std::to_string(least) + "; got " + std::to_string(wanted));
+  return wanted;
+}
+
+/// Whether a sketch is taken, and the number of columns asked for, which depends on it a little.
+void plan(const Columns& x, const SparsifyOptions& options, Sparsified& result) {
+  const auto asked = [&](bool is_sketched) {
+    const double share = is_sketched ? 1 - kSketchShare : 1.0;
+    return columns_asked(x, result.rank, options.delta * share, options);
+  };
+  result.is_sketched = options.method == Method::leverage && result.rank > 0 &&
+                       (options.scores == Kind::sketched ||
+                        (options.scores == Kind::automatic &&
+                         cost_of_sketch(x, asked(true), options.delta) < cost_of_forms(x)));
+  result.num_columns = asked(result.is_sketched);
+  if (result.num_columns >= count_of(x)) result.is_sketched = false;
+}
+
+/// Squares of the weights of all columns, and what they promise.
+std::vector<double> chosen(const Columns& x, const Dense& white, const SparsifyOptions& options,
+                           Sparsified& result, const Exec& exec) {
+  const index_t m = result.num_columns;
+  if (options.method == Method::bss) {
+    result.epsilon_promised = barrier_epsilon(result.rank, m);
+    return barrier_sample(x, white, m, options.progress, exec);
   }
-}
-
-double sparse_form(const SparseColumns& x, const View<const double, 2>& matrix, index_t column) {
-  const index_t first = x.starts[at(column)], last = x.starts[at(column + 1)];
-  double form = 0;
-  for (index_t a = first; a < last; ++a) {
-    const double* row = matrix.data + x.rows[at(a)] * matrix.strides[0];
-    double below = 0;
-    for (index_t b = first; b < a; ++b) below += row[x.rows[at(b)]] * x.values[at(b)];
-    form += x.values[at(a)] * (2 * below + row[x.rows[at(a)]] * x.values[at(a)]);
-  }
-  return form;
-}
-
-/// What pairs of entries of the columns cost, in multiply-adds of a matrix product.
-index_t cost_of_pairs(const SparseColumns& x, index_t first, index_t last) {
-  index_t cost = 0;
-  for (index_t j = first; j < last; ++j) {
-    const index_t entries = x.starts[at(j + 1)] - x.starts[at(j)];
-    cost += entries * (entries + 1) / 2 * kGather;
-  }
-  return cost;
-}
-
-void check(const char* function, const View<const double, 2>& x) {
-  require(x.strides[1] == 1 || x.shape[1] <= 1, function,
-          "x has rows with gaps; expected contiguous rows");
-}
-
-void check(const char* function, const SparseColumns& x) {
-  const auto rule = [&](bool holds, const char* message) { require(holds, function, message); };
-  const auto entries = static_cast<index_t>(x.values.size());
-  rule(!x.starts.empty() && x.starts.front() == 0 && x.starts.back() == entries &&
-           std::is_sorted(x.starts.begin(), x.starts.end()),
-       "starts does not divide the entries; expected 0 <= ... <= their number");
-  rule(static_cast<index_t>(x.rows.size()) == entries,
-       "rows has another length than values; expected one row for every value");
-  rule(std::all_of(x.rows.begin(), x.rows.end(),
-                   [&](index_t row) { return 0 <= row && row < x.num_rows; }),
-       "rows has entries outside of the matrix; expected 0 <= row < num_rows");
-}
-
-index_t rows_of(const View<const double, 2>& x) { return x.shape[0]; }
-index_t rows_of(const SparseColumns& x) { return x.num_rows; }
-index_t count_of(const View<const double, 2>& x) { return x.shape[1]; }
-index_t count_of(const SparseColumns& x) { return static_cast<index_t>(x.starts.size()) - 1; }
-
-/// Forms of columns [first, last).
-void block_forms(const View<const double, 2>& x, const View<const double, 2>& matrix, index_t first,
-                 index_t last, double* forms) {
-  Buffer<double> product(x.shape[0] * (last - first));
-  dense_forms(matrix, {x.data + first, x.strides[0]}, last - first, product.data(), forms);
-}
-
-void block_forms(const SparseColumns& x, const View<const double, 2>& matrix, index_t first,
-                 index_t last, double* forms) {
-  const index_t n = x.num_rows, count = last - first;
-  if (cost_of_pairs(x, first, last) <= n * n * count) {
-    for (index_t j = first; j < last; ++j) forms[j - first] = sparse_form(x, matrix, j);
-    return;
-  }
-  Buffer<double> dense(n * count), product(n * count);
-  std::fill_n(dense.data(), n * count, 0.0);
-  for (index_t j = first; j < last; ++j)
-    for (index_t a = x.starts[at(j)]; a < x.starts[at(j + 1)]; ++a)
-      dense[x.rows[at(a)] * count + j - first] += x.values[at(a)];
-  dense_forms(matrix, {dense.data(), count}, count, product.data(), forms);
+  const double for_sketch = result.is_sketched ? options.delta * kSketchShare : 0.0;
+  result.epsilon_promised = leverage_epsilon(result.rank, m, options.delta - for_sketch);
+  const auto uniforms = uniforms_of(options);
+  if (result.is_sketched) return sketched_sample(x, white, m, for_sketch, uniforms, exec);
+  const Dense form = product(transposed(white), white, exec);
+  std::vector<double> scores = quadratic_forms(x, form, exec);
+  for (double& score : scores) score = std::max(score, 0.0);
+  return leverage_sample(scores, m, uniforms);
 }
 
 }  // namespace
 
-void quadratic_forms(const Columns& columns, View<const double, 2> matrix, std::span<double> forms,
-                     const Exec& exec) {
-  std::visit(
-      [&](const auto& x) {
-        check("quadratic_forms", x);
-        const index_t n = rows_of(x), count = count_of(x);
-        require_shape("quadratic_forms", "matrix", matrix.shape, {n, n}, "to match columns");
-        require(matrix.strides[1] == 1 || n <= 1, "quadratic_forms",
-                "matrix has rows with gaps; expected contiguous rows");
-        require(static_cast<index_t>(forms.size()) == count, "quadratic_forms",
-                "forms has " + std::to_string(forms.size()) + " elements; expected " +
-                    std::to_string(count));
-        parallel_for(exec, ceil_div(count, kBlock), [&](index_t block, int) {
-          const index_t first = block * kBlock, last = std::min(first + kBlock, count);
-          block_forms(x, matrix, first, last, forms.data() + first);
-        });
-      },
-      columns);
-}
-
-void barrier_inverses(View<const double, 2> matrix, double low, double high,
-                      View<double, 3> inverses, View<double, 3> squares, const Exec& exec) {
-  const index_t k = matrix.shape[0];
-  require_shape("barrier_inverses", "matrix", matrix.shape, {k, k}, "a square");
-  require_shape("barrier_inverses", "inverses", inverses.shape, {2, k, k}, "to match matrix");
-  require_shape("barrier_inverses", "squares", squares.shape, {2, k, k}, "to match matrix");
-  bool between[2] = {};
-  parallel_for(exec, 2, [&](index_t side, int) {
-    const double sign = side == 0 ? 1 : -1, barrier = side == 0 ? low : high;
-    double* inverse = inverses.data + side * k * k;
-    for (index_t i = 0; i < k; ++i)
-      for (index_t j = 0; j < k; ++j)
-        inverse[i * k + j] = sign * (matrix(i, j) - (i == j ? barrier : 0.0));
-    between[side] = blas::invert_positive_definite(k, {inverse, k});
-    blas::multiply<double>(k, k, k, 1.0, {inverse, k}, {inverse, k}, 0.0,
-                           {squares.data + side * k * k, k});
-  });
-  require(between[0] && between[1], "barrier_inverses",
-          "matrix is not between its barriers; expected low < matrix < high");
-}
-
-void gram_matrix(View<const double, 2> x, View<double, 2> gram, const Exec& exec) {
-  const index_t n = x.shape[0], tiles = ceil_div(n, kTile);
-  check("gram_matrix", x);
-  require_shape("gram_matrix", "gram", gram.shape, {n, n}, "to match x");
-  parallel_for(exec, tiles * tiles, [&](index_t task, int) {
-    const index_t top = task / tiles * kTile, left = task % tiles * kTile;
-    if (left > top) return;  // symmetric
-    const index_t rows = std::min(kTile, n - top), columns = std::min(kTile, n - left);
-    const index_t gap = x.strides[0];
-    blas::multiply_transposed<double>(rows, columns, x.shape[1], 1.0, {x.data + top * gap, gap},
-                                      {x.data + left * gap, gap}, {gram.data + top * n + left, n});
-    for (index_t i = top; i < top + rows; ++i)
-      for (index_t j = left; j < std::min(left + columns, i); ++j) gram(j, i) = gram(i, j);
-  });
-}
-
-void symmetric_eigen(View<const double, 2> matrix, std::span<double> values,
-                     View<double, 2> vectors) {
-  const index_t n = matrix.shape[0];
-  require_shape("symmetric_eigen", "matrix", matrix.shape, {n, n}, "a square");
-  require_shape("symmetric_eigen", "vectors", vectors.shape, {n, n}, "to match matrix");
-  require(
-      static_cast<index_t>(values.size()) == n, "symmetric_eigen",
-      "values has " + std::to_string(values.size()) + " elements; expected " + std::to_string(n));
-  for (index_t i = 0; i < n; ++i)
-    for (index_t j = 0; j < n; ++j) vectors(i, j) = matrix(i, j);
-  if (!blas::eigen_decompose(n, {vectors.data, n}, values.data()))
-    throw BackendError(
-        "[symmetric_eigen] matrix is not decomposed by LAPACK's dsyevd; expected "
-        "its iteration to converge, as it does for finite numbers");
+Sparsified sparsify_features(const Columns& x, const SparsifyOptions& options, const Exec& exec) {
+  require_arguments(x, options);
+  const ScaledColumns scaled = scaled_columns(kName, x, exec);
+  const Columns& columns = scaled.columns;
+  const Dense gram = gram_of(columns, exec), white = whitening(gram);
+  Sparsified result;
+  result.rank = white.rows();
+  plan(columns, options, result);
+  if (result.rank == 0) {
+    result.indices = {0};  // one column of zeros, so that the features have one
+    result.weights = {1.0};
+  } else if (result.num_columns >= count_of(columns)) {
+    result.indices = nonzero_columns(columns);
+    result.weights.assign(result.indices.size(), 1.0);
+  } else {
+    const std::vector<double> squares = chosen(columns, white, options, result, exec);
+    for (std::size_t j = 0; j < squares.size(); ++j)
+      if (squares[j] > 0) {
+        result.indices.push_back(static_cast<index_t>(j));
+        result.weights.push_back(std::sqrt(squares[j]));
+      }
+  }
+  if (options.progress && options.method == Method::leverage)
+    options.progress(result.num_columns, result.num_columns);
+  Dense features(rows_of(columns), static_cast<index_t>(result.indices.size()));
+  reweighted_columns(columns, result.indices, result.weights, features.view(), exec);
+  measure(features, white, gram, scaled.factor, result, exec);
+  return result;
 }
 
 }  // namespace convbasis

@@ -13,7 +13,8 @@ function:
 - ``num_threads=None`` means all cores this process may use. The environment is not read, and
   results do not depend on the number.
 
-``convbasis.torch`` has the same for PyTorch, with gradients; it is imported when first used.
+``convbasis.torch`` has the same for PyTorch, with gradients; ``convbasis.transformers`` plugs it
+into Hugging Face models. Both are imported when first used.
 
 Source of the method: Liang, Liu, Shi, Song, Xu, Yin et al., *Conv-Basis: A New Paradigm for
 Efficient Attention Inference and Gradient Computation in Transformers*, arXiv 2405.05219.
@@ -94,6 +95,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """What needs another library is imported when it is first used."""
-    if name == "torch":
-        return importlib.import_module("convbasis.torch")
+    if name in ("sklearn", "torch", "transformers"):
+        return importlib.import_module(f"convbasis.{name}")
     raise AttributeError(f"module 'convbasis' has no attribute {name!r}")

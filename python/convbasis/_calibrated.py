@@ -117,7 +117,7 @@ def attend_calibrated(
             )
             account = calibration.account()
         if tol is not None:
-            exact = ~(account["sample_error"] <= tol)
+            exact = ~np.isfinite(account["sample_error"])
         if wanted.on_miss == "error" and exact.any():
             raise missed(wanted, account["sample_error"], exact)
         share = np.zeros((batch, heads, n), inputs.compute)

@@ -6,7 +6,7 @@ C-contiguous, rows (b, h, m) int64, heads: flat numbers ``b * H + h`` to compute
 mask: the class of a mask by its name, then its numbers and arrays (`masks.Mask`), None for none.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypedDict
 
 import numpy as np
@@ -236,20 +236,28 @@ def logit_range(
     num_threads: int,
 ) -> tuple[_Floats, _Floats, _Floats, _Floats, _Floats]: ...
 def polynomial_rates(is_double: bool) -> tuple[float, float]: ...
-def dense_quadratic_forms(x: _Floats, matrix: _Floats, num_threads: int) -> _Floats: ...
-def sparse_quadratic_forms(
-    num_rows: int,
-    starts: _Ints,
-    rows: _Ints,
-    values: _Floats,
-    matrix: _Floats,
+def sparsify_dense(
+    x: _Floats,
+    is_bss: bool,
+    scores: str,
+    num_columns: int | None,
+    epsilon: float,
+    delta: float,
+    uniforms: Callable[[int], _Floats],
+    progress: Callable[[int, int], None] | None,
     num_threads: int,
-) -> _Floats: ...
-def gram_matrix(x: _Floats, num_threads: int) -> _Floats: ...
-def symmetric_eigen(matrix: _Floats) -> tuple[_Floats, _Floats]: ...
-def barrier_inverses(
-    matrix: _Floats, low: float, high: float, num_threads: int
-) -> tuple[_Floats, _Floats]: ...
+) -> dict[str, Any]: ...
+def sparsify_sparse(
+    x: tuple[int, _Ints, _Ints, _Floats],
+    is_bss: bool,
+    scores: str,
+    num_columns: int | None,
+    epsilon: float,
+    delta: float,
+    uniforms: Callable[[int], _Floats],
+    progress: Callable[[int, int], None] | None,
+    num_threads: int,
+) -> dict[str, Any]: ...
 def degree_radii(
     head_dim: int, epsilon: float, unit: float, mean_zero: bool, most_features: int
 ) -> list[float]: ...

@@ -31,6 +31,8 @@ class Sparsified:
         d.
     rank : int
         Of x; singular values up to 1e-6 of the largest, with rows of norm 1, count as zero.
+    is_sketched : bool
+        Whether "leverage" guessed the scores of columns on which no draw fell.
     epsilon_promised : float
         What theory says before anything is drawn: of "bss" for certain, of "leverage" with
         probability ``1 - delta``.
@@ -59,6 +61,7 @@ class Sparsified:
     num_columns: int
     total_columns: int
     rank: int
+    is_sketched: bool
     epsilon_promised: float
     epsilon: float
     condition_number: float

@@ -24,10 +24,14 @@ def calibration_of(arrays, options, tol=0.0):
     heads = []
     for index in range(arrays[0].shape[0] * arrays[0].shape[1]):
         found = calibration.head(index)
-        retrieved = [row[: found["retrieved"]] for row in found["ranked"]]
+        near = found["near_blocks"]  # may be more than blocks were ranked for
+        retrieved = [
+            row[(row >= 0) & (row < block - near)][: found["retrieved"]]
+            for block, row in enumerate(found["ranked"])
+        ]
         head = ref.CalibratedHead(
-            found["near_blocks"],
-            [row[row >= 0] for row in retrieved],
+            near,
+            retrieved,
             found["heavy"],
             found["key_weights"],
             found["lag_weights"],

@@ -103,8 +103,8 @@ def test_import_from_another_directory(tmp_path):
 def test_import_brings_numpy_alone():
     script = (
         "import sys; import convbasis; "
-        "print([m for m in ('torch', 'scipy', 'matplotlib', 'ml_dtypes', 'rich') "
-        "if m in sys.modules])"
+        "print([m for m in ('torch', 'transformers', 'scipy', 'sklearn', 'matplotlib', "
+        "'ml_dtypes', 'rich') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
@@ -121,13 +121,21 @@ def test_a_missing_core_says_what_to_do():
     ), done.stderr
 
 
-def test_what_needs_torch_is_imported_when_used():
+@pytest.mark.parametrize(
+    ("module", "missing", "package"),
+    [
+        ("torch", "torch", "torch"),
+        ("transformers", "torch", "transformers"),
+        ("sklearn", "sklearn", "scikit-learn"),
+    ],
+)
+def test_what_needs_another_package_is_imported_when_used(module, missing, package):
     script = (
-        "import sys; sys.modules['torch'] = None; import convbasis as cb\n"
-        "try:\n    cb.torch\nexcept ImportError as error:\n    print(error)"
+        f"import sys; sys.modules['{missing}'] = None; import convbasis as cb\n"
+        f"try:\n    cb.{module}\nexcept ImportError as error:\n    print(error)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    message = r"\[convbasis\.torch\] .*; expected .*'pip install torch'; got "
+    message = rf"\[convbasis\.{module}\] .*; expected .*pip install .*{package}.*; got "
     assert re.match(message, done.stdout), done.stderr
     with pytest.raises(AttributeError, match="no attribute 'tensorflow'"):
         _ = cb.tensorflow

@@ -274,14 +274,14 @@ BAD = [
     ("method", wide(2, 9), {"method": "svd"}, ValueError, r"method is unknown"),
     ("zero", wide(2, 9), {"num_columns": 0}, ValueError, r"num_columns is too small"),
     ("few", wide(3, 9), {"num_columns": 2}, ValueError, r".*rank 3; expected at least 3; got 2"),
-    ("few bss", wide(3, 9), {"num_columns": 3, "method": "bss"}, ValueError, r".*more than 3"),
+    ("few bss", wide(3, 9), {"num_columns": 3, "method": "bss"}, ValueError, r".*at least 4"),
     ("float", wide(2, 9), {"num_columns": 4.0}, TypeError, r"num_columns is not an integer"),
     ("epsilon", wide(2, 9), {"epsilon": 1.0}, ValueError, r"epsilon is out of range"),
     ("delta", wide(2, 9), {"delta": 0.0}, ValueError, r"delta is out of range"),
     ("rng", wide(2, 9), {"rng": "seed"}, TypeError, r"rng is no source of random numbers"),
     ("seed", wide(2, 9), {"rng": -1}, ValueError, r"rng is too small"),
     ("threads", wide(2, 9), {"num_threads": 0}, ValueError, r"num_threads is too small"),
-    ("progress", wide(2, 9), {"progress": True}, TypeError, r"progress cannot be called"),
+    ("progress", wide(2, 9), {"progress": 3}, TypeError, r"progress cannot be called"),
 ]  # fmt: skip
 
 

@@ -12,7 +12,8 @@ namespace convbasis {
 /// How attention whose logits depend on content is approximated: some keys exactly, the rest by one
 /// convolution a head.
 struct CalibrateOptions {
-  index_t window = 64;            ///< nearest keys taken exactly, rounded up to key blocks
+  index_t window = 64;            ///< nearest keys taken exactly, in whole key blocks, or four
+                                  ///< times as many where a head is cheaper so
   index_t sinks = 4;              ///< first keys taken exactly
   index_t heavy_keys = 64;        ///< keys with the most attention, taken exactly by all queries
   index_t retrieval_blocks = 16;  ///< most key blocks that a query block takes exactly
@@ -32,7 +33,8 @@ struct HeadCalibration {
   index_t near_blocks = 0;      ///< before a query block's own
   index_t retrieved = 0;        ///< key blocks retrieved by each query block
   bool has_far = false;         ///< whether keys that are not exact count at all
-  double sample_error = 0;      ///< relative error of sample rows, which the basis was fitted to
+  double sample_error = 0;      ///< relative error of sample rows, which the basis was fitted to;
+                                ///< infinite where exact attention is expected to be cheaper
   std::vector<index_t> heavy;   ///< keys that all queries take exactly, increasing
   std::vector<index_t> ranked;  ///< (query blocks, most): key blocks by falling weight, then -1
   std::vector<T> key_weights;   ///< (n), 0 for heavy keys

@@ -1,4 +1,4 @@
-"""The command ``convbasis``: `info`, `check`, `demo` and `bench`.
+"""The command ``convbasis``: `info`, `check`, `demo`, `bench` and `analyze`.
 
 Results go to standard output, progress and errors to standard error. Exit codes: 0 success, 1 a
 result that is out of its budget, 2 a call that cannot be carried out, 130 interrupted.
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from .. import __version__
-from . import bench, check, demo, info
+from . import analyze, bench, check, demo, info
 from ._arguments import HELP_STYLE, CommandError
 
 EPILOG = """\
@@ -24,6 +24,7 @@ examples:
   convbasis demo                     the method at n = 16,384, with a picture
   convbasis demo --n 65536 --no-plot
   convbasis bench --quick            times and errors beside other methods
+  convbasis analyze heads.npz        which heads of a model can be approximated
 
 'convbasis COMMAND --help' tells more of each.
 """
@@ -53,7 +54,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"convbasis {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for command in (info, check, demo, bench):
+    for command in (info, check, demo, bench, analyze):
         command.add_to(commands)
     return parser
 
