@@ -25,9 +25,7 @@ def true_errors(out, exact):
     return np.linalg.norm(out - exact, axis=(2, 3)) / np.linalg.norm(exact, axis=(2, 3))
 
 
-@pytest.mark.parametrize(
-    ("n", "tol", "heads"), [(2048, 0.2, 32), (2048, 0.05, 32), (4096, 0.1, 16)]
-)
+@pytest.mark.parametrize(("n", "tol", "heads"), CASES)
 def test_errors_lie_in_their_intervals_and_below_the_tolerance(content_heads, n, tol, heads):
     inside, below, ratios = [], [], []
     for seed in range(2):
