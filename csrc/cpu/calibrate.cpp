@@ -105,12 +105,14 @@ class HeadCalibrator {
       masses.add(more.rows(), more.weights(), more.sums());
     }
     fit(masses);
+    sample.set_model(all_, found_, flat_, exec_);
     choose(sample);
   }
 
  private:
   /// A head so short that every query block takes all keys exactly.
   void take_all() {
+    found_.near_blocks = near_;
     found_.key_weights.assign(at(head_.n), T(0));
     found_.lag_weights.assign(at(head_.n), T(0));
     found_.ranked.assign(at(ceil_div(head_.n, kKeyBlock) * all_.most_retrieved), -1);
@@ -118,8 +120,9 @@ class HeadCalibrator {
 
   /// Whether even a basis fitted to none but the rows that it is tried on is dearer than exact
   /// attention.
-  bool is_hopeless(const DenseRows<T>& sample, const FarMasses& masses) {
+  bool is_hopeless(DenseRows<T>& sample, const FarMasses& masses) {
     fit(masses);
+    sample.set_model(all_, found_, flat_, exec_);
     found_.near_blocks = near_ * kMostNear;
     found_.retrieved = all_.most_retrieved;
     for (const bool has_far : {true, false}) {
@@ -200,7 +203,7 @@ class HeadCalibrator {
   /// Sets the error of the tried rows; returns the share of them that would have to be computed
   /// exactly to bring it within the margin of what is wanted.
   double try_out(const DenseRows<T>& sample) {
-    std::vector<double> errors = sample.errors(all_, found_, flat_, exec_);
+    std::vector<double> errors = sample.errors(all_, found_, exec_);
     std::sort(errors.begin(), errors.end());
     const double limit = kMargin * all_.options.tol;
     double sum = 0;

@@ -117,13 +117,18 @@ class BlockAttention {
     Buffer<T> result(kKeyBlock * channels);
     RowWeights weights[kKeyBlock];
     for (index_t r = 0; r < count_; ++r) weights[r] = weigh(r);
+    // As many keys as BLAS multiplies with without packing them, see panel_rows.
+    const index_t most = std::max(1'000'000 / (kKeyBlock * channels) / 32 * 32, kKeyBlock);
     T scale = 0;
     for_each_range([&](const KeyRange& range, index_t column) {
-      blas::multiply<T>(count_, channels, range.last - range.first, T(1),
-                        {scores_.data() + column, stride_},
-                        {h_.head.value.rows.row(range.first), h_.head.value.rows.stride}, scale,
-                        {result.data(), channels});
-      scale = 1;
+      for (index_t key = range.first; key < range.last; key += most) {
+        const index_t keys = std::min(most, range.last - key);
+        blas::multiply<T>(count_, channels, keys, T(1),
+                          {scores_.data() + column + key - range.first, stride_},
+                          {h_.head.value.rows.row(key), h_.head.value.rows.stride}, scale,
+                          {result.data(), channels});
+        scale = 1;
+      }
     });
     if (h_.heavy_count() > 0)
       blas::multiply<T>(count_, channels, h_.heavy_count(), T(1),

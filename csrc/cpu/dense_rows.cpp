@@ -85,67 +85,85 @@ void DenseRows<T>::attend(const Exec& exec) {
   for (const double norm : norms) norm_ += norm;
 }
 
-/// The weights that a calibrated basis gives to the keys of row r; returns their sum.
 template <class T>
-double DenseRows<T>::approximate(const Calibration<T>& calibration,
-                                 const HeadCalibration<T>& calibrated, const FarKeys<T>& far,
-                                 index_t r, T* weights) const {
-  const index_t row = rows_[at(r)], block = row / kKeyBlock;
+void DenseRows<T>::set_model(const Calibration<T>& calibration, const HeadCalibration<T>& found,
+                             index_t flat, const Exec& exec) {
+  const auto count = static_cast<index_t>(rows_.size()), channels = head_.channels;
+  far_.emplace(calibration, found, flat);
+  far_sums_ = Buffer<T>(count * channels);
+  far_weights_.assign(rows_.size(), 0.0);
+  parallel_for(exec, ceil_div(count, kRowTile), [&](index_t tile, int) {
+    const index_t first = tile * kRowTile, tile_rows = std::min(kRowTile, count - first);
+    const index_t keys = rows_[at(first + tile_rows - 1)] + 1;
+    Buffer<T> weights(tile_rows * keys);
+    std::fill_n(weights.data(), tile_rows * keys, T(0));
+    for (index_t r = 0; r < tile_rows; ++r) {
+      const index_t row = rows_[at(first + r)];
+      far_weights_[at(first + r)] =
+          far_->subtract(row, -1.0, 0, row + 1, weights.data() + r * keys);
+    }
+    multiply_values(head_, tile_rows, keys, {weights.data(), keys},
+                    far_sums_.data() + first * channels);
+  });
+}
+
+/// Attention of row r, not yet divided by the sum of its weights, which is returned.
+template <class T>
+double DenseRows<T>::approximate(const Calibration<T>& calibration, const HeadCalibration<T>& found,
+                                 index_t r, T* out) const {
+  const index_t row = rows_[at(r)], block = row / kKeyBlock, channels = head_.channels;
   const T* exact = weights_.data() + r * stride_;
-  const KeySelection selection = select_keys(calibration, calibrated, block);
-  std::fill_n(weights, stride_, T(0));
-  double sum = 0;
-  if (calibrated.has_far) {
-    const FarDraw<T> draw = far.draw(selection, block);
+  const KeySelection selection = select_keys(calibration, found, block);
+  double sum = 0, factor = 0;
+  std::fill_n(out, channels, T(0));
+  if (found.has_far && !selection.far.empty()) {
+    const FarDraw<T> draw = far_->draw(selection, block);
     T drawn = 0, model = 0;
     for (std::size_t s = 0; s < draw.keys.size(); ++s)
       drawn += exact[draw.keys[s]] * draw.reciprocals[s];
-    far.add_up(draw, row, 1, &model);
-    const double factor = model > 0 ? static_cast<double>(drawn / model) : 0;
-    for (const KeyRange& range : selection.far)
-      sum += factor * far.subtract(row, -factor, range.first, range.last, weights + range.first);
+    far_->add_up(draw, row, 1, &model);
+    factor = model > 0 ? static_cast<double>(drawn / model) : 0;
+    sum = factor * far_weights_[at(r)];
+    const T* far = far_sums_.data() + r * channels;
+    for (index_t c = 0; c < channels; ++c) out[c] = static_cast<T>(factor) * far[c];
   }
-  const auto take = [&](index_t key) {
-    weights[key] = exact[key];
-    sum += static_cast<double>(exact[key]);
+  // The model has no heavy keys; the exact ones that it has are taken off again.
+  const auto add = [&](const T* weights, index_t first, index_t count) {
+    for (index_t j = 0; j < count; ++j) sum += static_cast<double>(weights[j]);
+    blas::multiply<T>(1, channels, count, T(1), {weights, count},
+                      {head_.value.rows.row(first), head_.value.rows.stride}, T(1),
+                      {out, channels});
   };
-  for (const index_t key : calibrated.heavy) take(key);
+  Buffer<T> weights(row + 1);
+  const auto& heavy = found.heavy;
   for (const KeyRange& range : selection.exact) {
-    auto heavy = std::lower_bound(calibrated.heavy.begin(), calibrated.heavy.end(), range.first);
-    for (index_t j = range.first; j < std::min(range.last, row + 1); ++j) {
-      if (heavy != calibrated.heavy.end() && *heavy == j) {
-        ++heavy;
-      } else {
-        take(j);
-      }
-    }
+    const index_t first = range.first, count = std::min(range.last, row + 1) - first;
+    std::copy_n(exact + first, count, weights.data());
+    far_->subtract(row, factor, first, first + count, weights.data());
+    add(weights.data(), first, count);
+  }
+  for (const index_t key : heavy) {
+    if (key > row) break;
+    const bool is_taken =
+        std::any_of(selection.exact.begin(), selection.exact.end(),
+                    [&](const KeyRange& range) { return range.first <= key && key < range.last; });
+    if (!is_taken) add(exact + key, key, 1);
   }
   return sum;
 }
 
 template <class T>
 std::vector<double> DenseRows<T>::errors(const Calibration<T>& calibration,
-                                         const HeadCalibration<T>& calibrated, index_t flat,
-                                         const Exec& exec) const {
-  const FarKeys<T> far(calibration, calibrated, flat);
+                                         const HeadCalibration<T>& found, const Exec& exec) const {
   const auto count = static_cast<index_t>(rows_.size()), channels = head_.channels;
   std::vector<double> errors(rows_.size(), 0.0);
-  parallel_for(exec, ceil_div(count, kRowTile), [&](index_t tile, int) {
-    const index_t first = tile * kRowTile, tile_rows = std::min(kRowTile, count - first);
-    Buffer<T> weights(tile_rows * stride_), out(tile_rows * channels);
-    std::vector<double> sums(at(tile_rows));
-    for (index_t r = 0; r < tile_rows; ++r)
-      sums[at(r)] =
-          approximate(calibration, calibrated, far, first + r, weights.data() + r * stride_);
-    const index_t keys = rows_[at(first + tile_rows - 1)] + 1;
-    multiply_values(head_, tile_rows, keys, {weights.data(), stride_}, out.data());
-    for (index_t r = 0; r < tile_rows; ++r) {
-      const T* exact = out_.data() + (first + r) * channels;
-      for (index_t c = 0; c < channels; ++c) {
-        const double y = static_cast<double>(out[r * channels + c]) / sums[at(r)];
-        const double miss = y - static_cast<double>(exact[c]);
-        errors[at(first + r)] += miss * miss;
-      }
+  parallel_for(exec, count, [&](index_t r, int) {
+    Buffer<T> out(channels);
+    const double sum = approximate(calibration, found, r, out.data());
+    const T* exact = out_.data() + r * channels;
+    for (index_t c = 0; c < channels; ++c) {
+      const double miss = static_cast<double>(out[c]) / sum - static_cast<double>(exact[c]);
+      errors[at(r)] += miss * miss;
     }
   });
   for (double& error : errors) error = norm_ > 0 ? error / norm_ : error > 0 ? INFINITY : 0;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -50,20 +51,25 @@ class DenseRows {
 
   /// Exact attention of the rows, which errors are relative to. O(rows n d_v).
   void attend(const Exec& exec);
-  /// ||y~ - y||^2 of each row for what `calibrated` says of head number `flat`, by the sum of
-  /// ||y||^2 over all rows. O(rows n d_v).
+  /// Takes the weights of keys and lags of head number `flat`. O(rows n d_v).
+  void set_model(const Calibration<T>& calibration, const HeadCalibration<T>& found, index_t flat,
+                 const Exec& exec);
+  /// ||y~ - y||^2 of each row, by the sum of ||y||^2 over all rows, for what `found` says is taken
+  /// exactly. O(rows (exact keys of a row) d_v).
   [[nodiscard]] std::vector<double> errors(const Calibration<T>& calibration,
-                                           const HeadCalibration<T>& calibrated, index_t flat,
-                                           const Exec& exec) const;
+                                           const HeadCalibration<T>& found, const Exec& exec) const;
 
  private:
-  double approximate(const Calibration<T>& calibration, const HeadCalibration<T>& calibrated,
-                     const FarKeys<T>& far, index_t r, T* weights) const;
+  double approximate(const Calibration<T>& calibration, const HeadCalibration<T>& found, index_t r,
+                     T* out) const;
 
   const HeadArrays<T>& head_;
   std::vector<index_t> rows_;
   index_t stride_;
   Buffer<T> weights_, out_;
+  std::optional<FarKeys<T>> far_;
+  Buffer<T> far_sums_;               ///< of values, by the weights of the model alone
+  std::vector<double> far_weights_;  ///< sums of these
   std::vector<double> sums_;
   double norm_ = 0;  ///< ||Y||^2
 };

@@ -124,12 +124,15 @@ void FarMasses::add(std::span<const index_t> rows, Rows<const T> weights,
   for (std::size_t r = 0; r < rows.size(); ++r) {
     const T* row = weights.row(static_cast<index_t>(r));
     const index_t last = std::max<index_t>(rows[r] - window_ + 1, 0);
+    const double reciprocal = 1 / sums[r];
+    double* keys = of_keys_.data();
+    for (index_t j = 0; j < last; ++j) keys[j] += reciprocal * static_cast<double>(row[j]);
+    double* lags = of_lags_.data() + rows[r] + 1 - last;
     double mass = 0;
-    for (index_t j = 0; j < last; ++j) {
-      const double weight = static_cast<double>(row[j]) / sums[r];
+    for (index_t t = 0; t < last; ++t) {
+      const double weight = reciprocal * static_cast<double>(row[last - 1 - t]);
+      lags[t] += weight;
       mass += weight;
-      of_keys_[at(j)] += weight;
-      of_lags_[at(rows[r] - j)] += weight;
     }
     rows_.push_back(rows[r]);
     of_rows_.push_back(mass);

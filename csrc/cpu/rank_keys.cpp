@@ -12,14 +12,16 @@ constexpr index_t kBlockTile = 16;  ///< query blocks of a matrix product
 /// Mean of the scaled queries of a block.
 template <class T>
 void mean_query(const HeadArrays<T>& head, index_t block, T* mean) {
-  const index_t first = block * kKeyBlock, last = std::min(first + kKeyBlock, head.n);
-  std::vector<double> sum(static_cast<std::size_t>(head.head_dim), 0.0);
-  for (index_t i = first; i < last; ++i)
-    for (index_t c = 0; c < head.head_dim; ++c)
-      sum[static_cast<std::size_t>(c)] += static_cast<double>(head.query(i, c));
-  const double factor = head.scale / static_cast<double>(last - first);
-  for (index_t c = 0; c < head.head_dim; ++c)
-    mean[c] = static_cast<T>(sum[static_cast<std::size_t>(c)] * factor);
+  const index_t first = block * kKeyBlock, count = std::min(kKeyBlock, head.n - first);
+  const index_t channels = head.head_dim;
+  Buffer<T> query(count * channels);
+  std::vector<index_t> rows(static_cast<std::size_t>(count));
+  std::iota(rows.begin(), rows.end(), first);
+  head.pack_query(rows, query.data());
+  std::copy_n(query.data(), channels, mean);
+  for (index_t i = 1; i < count; ++i)
+    for (index_t c = 0; c < channels; ++c) mean[c] += query[i * channels + c];
+  kernels<T>().scale(mean, T(1) / static_cast<T>(count), channels);
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include "cpu/sketch.h"
 
 #include <cmath>
+#include <limits>
 #include <numbers>
 
 #include "core/thread_pool.h"
@@ -27,7 +28,9 @@ std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
 /// exp(t (1 - c + log c) / 2).
 index_t projection_rows(index_t d, double delta) {
   const double exponent = (std::log(kCover) - 1 + 1 / kCover) / 2;
-  return static_cast<index_t>(std::ceil(std::log(static_cast<double>(d) / delta) / exponent));
+  const double least = std::max(delta, std::numeric_limits<double>::min());  // may have underflowed
+  const double wanted = std::log(static_cast<double>(d)) - std::log(least);
+  return static_cast<index_t>(std::ceil(wanted / exponent));
 }
 
 /// Standard normal numbers over the square root of their number of rows.
@@ -152,7 +155,9 @@ std::vector<double> sketched_sample(const Columns& x, const Dense& white, index_
       --draws;
     }
   const Lottery lottery(guesses);
-  if (draws <= 0 || !(lottery.total() > 0) || rest <= 1e-9 * sum) return squares;
+  // Guesses cover scores: below this they are rounding, and so is what `rest` has left for them.
+  constexpr double kRounding = 1e-9;
+  if (draws <= 0 || std::min(lottery.total(), rest) <= kRounding * sum) return squares;
 
   const auto all_draws = static_cast<double>(draws);
   while (draws > 0) {

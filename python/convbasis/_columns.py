@@ -37,18 +37,33 @@ def core_function(x: Any) -> Any:
 
 
 def in_core(x: Any) -> Any:
-    """x as the core takes it: float64, copied if it is not so already."""
+    """x as the core takes it: float64 in rows or CSC, copied if it is not so already."""
     if not is_sparse(x):
         return np.ascontiguousarray(x, np.float64)
     x = x.tocsc()
-    starts, rows = x.indptr.astype(np.int64), x.indices.astype(np.int64)
-    return x.shape[0], starts, rows, x.data.astype(np.float64)
+    starts, rows = (part.astype(np.int64, copy=False) for part in (x.indptr, x.indices))
+    return x.shape[0], starts, rows, x.data.astype(np.float64, copy=False)
 
 
-def reweighted(x: Any, indices: np.ndarray, weights: np.ndarray) -> Any:
+def reweighted(function: str, name: str, x: Any, indices: np.ndarray, weights: np.ndarray) -> Any:
     """``x[..., indices] * weights`` in the type of x, sparse if x is."""
     if not is_sparse(x):
-        return (x[..., indices] * weights).astype(x.dtype)
+        return _narrowed(function, name, x[..., indices] * weights, x.dtype)
     taken = x.tocsc()[:, indices]
-    taken.data = (taken.data * np.repeat(weights, np.diff(taken.indptr))).astype(x.dtype)
+    products = taken.data * np.repeat(weights, np.diff(taken.indptr))
+    taken.data = _narrowed(function, name, products, x.dtype)
     return taken.asformat(x.format)
+
+
+def _narrowed(function: str, name: str, products: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        narrow = products.astype(dtype)
+    if not np.array_equal(np.isfinite(narrow), np.isfinite(products)):
+        raise _validate.wrong(
+            function,
+            name,
+            f"has columns that overflow {dtype} times their weights",
+            "smaller numbers or a wider type",
+            f"products up to {np.nanmax(np.abs(products)):.3g}",
+        )
+    return narrow

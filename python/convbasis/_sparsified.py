@@ -15,7 +15,8 @@ from .report import plain
 class Sparsified:
     """A few reweighted columns, and how well they stand for all; ``str()`` is a short table.
 
-    `epsilon` and everything after it but the promise is measured, for this x.
+    `epsilon` and everything after it is measured, for this x and in float64: before the features
+    are rounded to the type of x.
 
     Attributes
     ----------
@@ -85,7 +86,7 @@ class Sparsified:
         Raises
         ------
         ValueError, TypeError
-            If `x_new` has another number of columns, or is not of floats.
+            If `x_new` has another number of columns, is not of floats, or overflows its type.
         """
         x_new = _columns.checked("Sparsified.transform", "x_new", x_new)
         if x_new.shape[-1] != self.total_columns:
@@ -96,7 +97,9 @@ class Sparsified:
                 f"{self.total_columns}",
                 f"shape {x_new.shape}",
             )
-        return _columns.reweighted(x_new, self.indices, self.weights)
+        return _columns.reweighted(
+            "Sparsified.transform", "x_new", x_new, self.indices, self.weights
+        )
 
     def __repr__(self) -> str:
         return (

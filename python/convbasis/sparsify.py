@@ -77,7 +77,7 @@ def sparsify_features(
     Raises
     ------
     ValueError, TypeError
-        If an argument breaks a rule.
+        If an argument breaks a rule, or features overflow the type of x.
 
     Notes
     -----
@@ -97,7 +97,8 @@ def sparsify_features(
     ``delta / 16`` at most, which is taken from the draws; nothing else is lost. X X^T is formed in
     either case, because epsilon is measured.
 
-    Everything is computed in float64. ``X X^T`` and the forms of all columns take O(n^2 d), or
+    Everything is computed and measured in float64; then the features are rounded to the type of x,
+    in float16 by up to 5e-4 of each. ``X X^T`` and the forms of all columns take O(n^2 d), or
     O(sum of nnz_j^2) when x is sparse. "bss" forms them once every k/8 steps and keeps the 4 k best
     columns for the steps in between, which cost O(k^3) each. Memory O(n^2 + n m + d), for "bss"
     O(k^2), beside a copy of x unless it is float64 in rows.
@@ -150,7 +151,7 @@ def sparsify_features(
             threads,
         )
     return Sparsified(
-        features=_columns.reweighted(x, found["indices"], found["weights"]),
+        features=_columns.reweighted(name, "x", x, found["indices"], found["weights"]),
         method=method,
         total_columns=x.shape[1],
         **found,

@@ -299,3 +299,14 @@ def test_transform_checks_its_argument():
         ValueError, match=r"\[Sparsified.transform\] x_new has another number .* 9; "
     ):
         found.transform(np.ones((2, 8)))
+
+
+def test_features_that_overflow_their_type_are_refused():
+    x = (1e4 * wide(8, 500).clip(-5, 5)).astype(np.float16)
+    with pytest.raises(ValueError, match=r"\[sparsify_features\] x has .* overflow float16 times"):
+        cb.sparsify_features(x, num_columns=16, rng=1)
+    found = cb.sparsify_features(x.astype(np.float32), num_columns=16, rng=1)
+    assert (np.abs(found.features) > np.finfo(np.float16).max).any()
+    for narrow in (x, sparse.csr_array(3e33 * x.astype(np.float32))):
+        with pytest.raises(ValueError, match=r"\[Sparsified.transform\] x_new .* overflow float"):
+            found.transform(narrow)

@@ -143,6 +143,25 @@ def test_columns_of_zeros_are_never_taken_and_copies_stand_for_each_other(way):
         assert found.epsilon <= found.epsilon_promised
 
 
+def test_columns_that_only_rounding_gives_a_score_are_not_drawn():
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        n = int(rng.integers(2, 6))
+        rows, _ = np.linalg.qr(rng.normal(size=(n, n)))
+        kept = rows * 10.0 ** -rng.uniform(0, 5.5, n)  # scores of 1, but for rounding
+        x = np.hstack([kept, 1e-161 * rng.normal(size=(n, 30))])
+        found = cb.sparsify_features(x, num_columns=n + 3, rng=seed, scores="sketched")
+        np.testing.assert_array_equal(found.indices, np.arange(n))
+        np.testing.assert_array_equal(found.weights, 1.0)
+
+
+@SAMPLING
+def test_a_delta_that_nearly_vanishes(scores):
+    x = np.random.default_rng(13).normal(size=(4, 300))
+    found = cb.sparsify_features(x, num_columns=30, delta=5e-324, scores=scores, rng=0)
+    assert found.epsilon < 1
+
+
 @ways
 def test_a_progress_that_raises_ends_the_call(way):
     x = np.random.default_rng(11).normal(size=(8, 400))
