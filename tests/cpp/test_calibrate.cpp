@@ -91,16 +91,17 @@ TEST(calibrate_fits_what_is_there) {
       sum += weights[r * at(kRows) + at(j)] = lags[at(rows[r] - j)] * keys[at(j)];
     sums.push_back(sum);
   }
-  const FarMasses masses = far_masses<double>(rows, {weights.data(), kRows}, sums, kRows, kWindow);
+  FarMasses masses(kRows, kWindow);
+  masses.add<double>(rows, {weights.data(), kRows}, sums);
   double by_row = 0, by_key = 0, by_lag = 0;
-  for (const double mass : masses.rows) by_row += mass;
-  for (const double mass : masses.keys) by_key += mass;
-  for (const double mass : masses.lags) by_lag += mass;
+  for (const double mass : masses.of_rows()) by_row += mass;
+  for (const double mass : masses.of_keys()) by_key += mass;
+  for (const double mass : masses.of_lags()) by_lag += mass;
   CHECK_NEAR(by_key, by_row, 1e-9);
   CHECK_NEAR(by_lag, by_row, 1e-9);
-  CHECK(masses.lags[kWindow - 1] == 0 && masses.lags[kWindow] > 0);
+  CHECK(masses.of_lags()[kWindow - 1] == 0 && masses.of_lags()[kWindow] > 0);
 
-  const FarWeights fitted = fit_far(masses, rows, kWindow);
+  const FarWeights fitted = fit_far(masses);
   double mean = 0, sum = 0;
   for (const double key : fitted.keys) mean += key / kRows;
   for (const double lag : fitted.lags) sum += lag;

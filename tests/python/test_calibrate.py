@@ -24,10 +24,14 @@ def calibration_of(arrays, options, tol=0.0):
     heads = []
     for index in range(arrays[0].shape[0] * arrays[0].shape[1]):
         found = calibration.head(index)
-        retrieved = [row[: found["retrieved"]] for row in found["ranked"]]
+        near = found["near_blocks"]  # may be more than blocks were ranked for
+        retrieved = [
+            row[(row >= 0) & (row < block - near)][: found["retrieved"]]
+            for block, row in enumerate(found["ranked"])
+        ]
         head = ref.CalibratedHead(
-            found["near_blocks"],
-            [row[row >= 0] for row in retrieved],
+            near,
+            retrieved,
             found["heavy"],
             found["key_weights"],
             found["lag_weights"],
@@ -56,17 +60,19 @@ def options():
     return cb.CalibrateOptions(window=100, sinks=2, heavy_keys=20, retrieval_blocks=3, seed=5)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-12), (np.float32, 2e-5)])
-def test_output_and_lse_are_the_oracles(content_heads, row_error, options, dtype, tolerance):
-    # Float32: logits up to 16 have errors of 16 eps, the same for weights: 2e-6, times a cancelling
-    # of the far field by the model of exact keys, up to ten.
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_output_and_lse_are_the_oracles(content_heads, row_error, options, dtype):
     query, key, value = content_heads(2085, 4, d=16, kv_heads=2, dtype=dtype, seed=2)
     arrays = query, key, value[..., :11]
     out, lse = attend(arrays, options=options, return_lse=True)
     want, want_lse = oracle(arrays, options)
-    assert row_error(out, want) < tolerance
-    np.testing.assert_allclose(lse, want_lse, rtol=tolerance, atol=tolerance)
-    assert row_error(out, exactly(arrays)) > 0.01  # it is an approximation
+    # At most twice the error that exact attention has in this type, on the same heads.
+    exact = exactly(arrays)
+    truth = exactly([array.astype(np.float64) for array in arrays])
+    own = row_error(exact, truth) if dtype == np.float32 else 1e-14
+    assert row_error(out, want) < 2 * own
+    np.testing.assert_allclose(lse, want_lse, rtol=4 * np.finfo(dtype).eps, atol=2 * own)
+    assert row_error(out, exact) > 0.01  # it is an approximation
 
 
 def test_layouts_of_the_caller(content_heads, options):

@@ -7,7 +7,7 @@ import pytest
 
 import convbasis as cb
 
-CASES = [(2048, 0.2, 32), (2048, 0.05, 32), (4096, 0.1, 16)]
+CASES = [(2048, 0.3, 32), (2048, 0.2, 32), (4096, 0.1, 16)]
 
 
 def attend(arrays, **call):
@@ -25,11 +25,9 @@ def true_errors(out, exact):
     return np.linalg.norm(out - exact, axis=(2, 3)) / np.linalg.norm(exact, axis=(2, 3))
 
 
-@pytest.mark.parametrize(
-    ("n", "tol", "heads"), [(2048, 0.2, 32), (2048, 0.05, 32), (4096, 0.1, 16)]
-)
+@pytest.mark.parametrize(("n", "tol", "heads"), CASES)
 def test_errors_lie_in_their_intervals_and_below_the_tolerance(content_heads, n, tol, heads):
-    inside, below, far = [], [], []
+    inside, below, ratios = [], [], []
     for seed in range(2):
         arrays = content_heads(n, heads, kv_heads=heads // 2, dtype=np.float32, seed=seed)
         out, report = attend(arrays, tol=tol, options=cb.CalibrateOptions(seed=seed))
@@ -39,12 +37,12 @@ def test_errors_lie_in_their_intervals_and_below_the_tolerance(content_heads, n,
         low, high = (report.error_interval[kept][:, end] for end in (0, 1))
         inside += list((low <= errors[kept]) & (errors[kept] <= high))
         below += list(errors[kept] <= tol)
-        far += list(errors[kept] / report.error_estimate[kept])
+        ratios += list(errors[kept] / report.error_estimate[kept])
         assert (high <= tol).all()
     assert len(inside) >= heads // 2  # of 2 heads each: some are approximated
     assert np.mean(inside) >= 0.9
     assert np.mean(below) >= 0.95
-    assert 0.8 < np.median(far) < 1.2
+    assert 0.8 < np.median(ratios) < 1.2
 
 
 def test_without_a_tolerance_errors_are_told_too(content_heads):
@@ -151,9 +149,9 @@ def test_the_report(content_heads):
     for head in range(3):
         whole = plain["exact_mask"][head]
         assert (plain["blocks_exact"][head] == 32) == whole
-        assert whole or 64 <= plain["window"][head] == 64
+        assert plain["window"][head] in ((0,) if whole else (64, 256))
         # At most what is approximated, all of it again, and the sample rows.
-        assert 0.05 < plain["exact_share"][head] < 1.7
+        assert 0.05 < plain["exact_share"][head] < 1.4
     text = str(report)
     assert text == report.to_markdown()
     assert len(text.splitlines()) == 7
