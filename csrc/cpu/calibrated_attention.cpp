@@ -118,7 +118,8 @@ class BlockAttention {
     RowWeights weights[kKeyBlock];
     for (index_t r = 0; r < count_; ++r) weights[r] = weigh(r);
     // As many keys as BLAS multiplies with without packing them, see panel_rows.
-    const index_t most = std::max(1'000'000 / (kKeyBlock * channels) / 32 * 32, kKeyBlock);
+    const index_t most =
+        std::max(1'000'000 / (kKeyBlock * std::max<index_t>(channels, 1)) / 32 * 32, kKeyBlock);
     T scale = 0;
     for_each_range([&](const KeyRange& range, index_t column) {
       for (index_t key = range.first; key < range.last; key += most) {
@@ -144,7 +145,7 @@ class BlockAttention {
       }
       kernels<T>().scale(row, static_cast<T>(1 / weight.sum), channels);
       write_row(row, out, first_ + r, h_.head.value.unscale);
-      far_share(first_ + r) = static_cast<T>(weight.far / (weight.exact + weight.far));
+      far_share(first_ + r) = static_cast<T>(1 / (1 + weight.exact / weight.far));  // far <= inf
       if (lse.data != nullptr)
         lse(first_ + r) = static_cast<T>(static_cast<double>(weight.top) + std::log(weight.sum));
     }
@@ -207,8 +208,16 @@ class BlockAttention {
     const auto& heavy = h_.found.heavy;
     const index_t seen = std::upper_bound(heavy.begin(), heavy.end(), row) - heavy.begin();
     std::fill(scores + exact_ + seen, scores + drawn_, -std::numeric_limits<T>::infinity());
-    const T top = simd.max_value(scores, drawn_ + drawn);
-    require(!std::isinf(top), kName,
+    const double whole =
+        h_.found.has_far ? static_cast<double>(h_.far_sums->row(row)[h_.head.channels]) : 0;
+    const bool is_modelled = h_.found.has_far && draw_.is_modelled(models_[r], whole);
+    const T near = simd.max_value(scores, drawn_);
+    const T highest = drawn > 0 ? std::max(near, simd.max_value(scores + drawn_, drawn)) : near;
+    const T top = is_modelled ? highest : near;  // of what counts, so that some weight is 1
+    const auto is_nan = [](T score) { return std::isnan(score); };  // and so is the row then
+    require(!(std::isinf(top) || std::isinf(highest)) ||
+                std::any_of(scores, scores + drawn_ + drawn, is_nan),
+            kName,
             "query has logits with key that overflow; expected finite products in the computing "
             "type; got infinite ones");
     const double exact = simd.exp_sum(scores, top, drawn_);
@@ -216,15 +225,17 @@ class BlockAttention {
     simd.exp_shifted(scores + drawn_, top, scores + drawn_, drawn);
     const T seen_far = dot(scores + drawn_, draw_.reciprocals.data(), drawn);
     const double far = static_cast<double>(seen_far) * draw_.step;
-    if (!h_.found.has_far || !(models_[r] > 0)) return {top, exact, far, 0, exact};
+    if (!is_modelled) return {top, exact, far, 0, exact};
     const double factor = static_cast<double>(seen_far / models_[r]);
-    double model = 0;
+    double taken = 0;
     for_each_range([&](const KeyRange& range, index_t column) {
       const index_t last = std::min(range.last, row + 1);
-      model += h_.far.subtract(row, factor, range.first, last, scores + column);
+      taken += h_.far.subtract(row, factor, range.first, last, scores + column);
     });
-    const double sum = static_cast<double>(h_.far_sums->row(row)[h_.head.channels]) - model;
-    return {top, exact, far, factor, exact + factor * sum};
+    // What is left is above 0, but for rounding.
+    const double left =
+        whole > taken ? whole - taken : static_cast<double>(models_[r]) * draw_.step;
+    return {top, exact, far, factor, exact + factor * left};
   }
 
   const CalibratedHead<T>& h_;

@@ -68,7 +68,6 @@ template <class T>
 void DenseRows<T>::attend(const Exec& exec) {
   const auto count = static_cast<index_t>(rows_.size()), channels = head_.channels;
   out_ = Buffer<T>(count * channels);
-  std::vector<double> norms(rows_.size(), 0.0);
   parallel_for(exec, ceil_div(count, kRowTile), [&](index_t tile, int) {
     const index_t first = tile * kRowTile, tile_rows = std::min(kRowTile, count - first);
     const index_t keys = rows_[at(first + tile_rows - 1)] + 1;
@@ -78,11 +77,15 @@ void DenseRows<T>::attend(const Exec& exec) {
       for (index_t c = 0; c < channels; ++c) {
         T& y = out[r * channels + c];
         y = static_cast<T>(static_cast<double>(y) / sums_[at(first + r)]);
-        norms[at(first + r)] += static_cast<double>(y) * static_cast<double>(y);
       }
     }
   });
-  for (const double norm : norms) norm_ += norm;
+  unit_ = kernels<T>().max_magnitude(out_.data(), count * channels);
+  if (!(unit_ > 0)) unit_ = 1;
+  for (index_t i = 0; i < count * channels; ++i) {
+    const double part = static_cast<double>(out_[i] / unit_);
+    norm_ += part * part;
+  }
 }
 
 template <class T>
@@ -122,7 +125,7 @@ double DenseRows<T>::approximate(const Calibration<T>& calibration, const HeadCa
     for (std::size_t s = 0; s < draw.keys.size(); ++s)
       drawn += exact[draw.keys[s]] * draw.reciprocals[s];
     far_->add_up(draw, row, 1, &model);
-    factor = model > 0 ? static_cast<double>(drawn / model) : 0;
+    if (draw.is_modelled(model, far_weights_[at(r)])) factor = static_cast<double>(drawn / model);
     sum = factor * far_weights_[at(r)];
     const T* far = far_sums_.data() + r * channels;
     for (index_t c = 0; c < channels; ++c) out[c] = static_cast<T>(factor) * far[c];
@@ -162,11 +165,15 @@ std::vector<double> DenseRows<T>::errors(const Calibration<T>& calibration,
     const double sum = approximate(calibration, found, r, out.data());
     const T* exact = out_.data() + r * channels;
     for (index_t c = 0; c < channels; ++c) {
-      const double miss = static_cast<double>(out[c]) / sum - static_cast<double>(exact[c]);
+      const double got = sum > 0 ? static_cast<double>(out[c]) / sum : 0;  // 0: exp underflows
+      const double miss = (got - static_cast<double>(exact[c])) / static_cast<double>(unit_);
       errors[at(r)] += miss * miss;
     }
   });
-  for (double& error : errors) error = norm_ > 0 ? error / norm_ : error > 0 ? INFINITY : 0;
+  for (double& error : errors) {
+    if (error > 0) error /= norm_;
+    if (!(error >= 0)) error = INFINITY;  // of what is not finite: errors are to be sorted
+  }
   return errors;
 }
 

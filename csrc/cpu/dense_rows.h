@@ -71,7 +71,8 @@ class DenseRows {
   Buffer<T> far_sums_;               ///< of values, by the weights of the model alone
   std::vector<double> far_weights_;  ///< sums of these
   std::vector<double> sums_;
-  double norm_ = 0;  ///< ||Y||^2
+  T unit_ = 1;       ///< largest |Y|: squares overflow where values do not
+  double norm_ = 0;  ///< ||Y||^2, in squares of it
 };
 
 }  // namespace convbasis

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <algorithm>
+#include <limits>
 #include <vector>
 
 #include "convbasis/calibrate.h"
@@ -28,6 +30,13 @@ struct FarDraw {
   std::vector<T> reciprocals;  ///< of the weights that they were drawn in proportion to
   std::vector<T> shares;       ///< key weights times these
   double step = 0;             ///< the factor that makes sums over drawn keys those over all
+
+  /// Whether far keys can be told from the rounding of `whole`, the model's weight of all keys of a
+  /// row, when that of the drawn ones is `model`.
+  [[nodiscard]] bool is_modelled(T model, double whole) const {
+    constexpr double kRounding = 64 * static_cast<double>(std::numeric_limits<T>::epsilon());
+    return static_cast<double>(model) * step > std::max(kRounding * whole, 0.0);
+  }
 };
 
 /// The far keys of a head, and what a row gives to them.

@@ -1,6 +1,7 @@
 #include "cpu/rank_keys.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <numeric>
 
@@ -18,10 +19,11 @@ void mean_query(const HeadArrays<T>& head, index_t block, T* mean) {
   std::vector<index_t> rows(static_cast<std::size_t>(count));
   std::iota(rows.begin(), rows.end(), first);
   head.pack_query(rows, query.data());
+  // Before they are added: sums overflow where queries do not.
+  kernels<T>().scale(query.data(), T(1) / static_cast<T>(count), count * channels);
   std::copy_n(query.data(), channels, mean);
   for (index_t i = 1; i < count; ++i)
     for (index_t c = 0; c < channels; ++c) mean[c] += query[i * channels + c];
-  kernels<T>().scale(mean, T(1) / static_cast<T>(count), channels);
 }
 
 }  // namespace
@@ -49,7 +51,7 @@ std::vector<index_t> rank_key_blocks(const HeadArrays<T>& head, std::span<const 
       for (const index_t key : heavy)
         if (key < seen * kKeyBlock) row[key] = -std::numeric_limits<T>::infinity();
       const T peak = kernels<T>().max_value(row, seen * kKeyBlock);
-      if (!(peak > -std::numeric_limits<T>::infinity())) continue;
+      if (!std::isfinite(peak)) continue;
       for (index_t j = 0; j < seen; ++j)
         masses[static_cast<std::size_t>(j)] =
             kernels<T>().exp_sum(row + j * kKeyBlock, peak, kKeyBlock);
