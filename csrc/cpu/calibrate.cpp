@@ -123,14 +123,21 @@ class HeadCalibrator {
   bool is_hopeless(DenseRows<T>& sample, const FarMasses& masses) {
     fit(masses);
     sample.set_model(all_, found_, flat_, exec_);
-    found_.near_blocks = near_ * kMostNear;
-    found_.retrieved = all_.most_retrieved;
-    for (const bool has_far : {true, false}) {
-      found_.has_far = has_far;
-      if (fixed_cost() + try_out(sample) < 1) return false;
-    }
+    take_most();
+    found_.has_far = true;
+    if (fixed_cost() + try_out(sample) < 1) return false;
+    const double with = found_.sample_error;
+    found_.has_far = false;
+    if (fixed_cost() + try_out(sample) < 1) return false;
+    found_.has_far = with <= found_.sample_error;
     found_.sample_error = INFINITY;
     return true;
+  }
+
+  /// For whoever wants a hopeless head approximated all the same.
+  void take_most() {
+    found_.near_blocks = near_ * kMostNear;
+    found_.retrieved = all_.most_retrieved;
   }
 
   /// Heavy keys, weights of the others, and, the first time, key blocks to retrieve.
@@ -189,7 +196,10 @@ class HeadCalibrator {
     }
     found_.near_blocks = best.near_blocks;
     found_.retrieved = best.retrieved;
-    found_.sample_error = least < 1 ? best.sample_error : INFINITY;
+    found_.sample_error = best.sample_error;
+    if (least < 1) return;
+    take_most();
+    found_.sample_error = INFINITY;
   }
 
   /// Logits of a row that is not computed exactly, relative to those of one that is.

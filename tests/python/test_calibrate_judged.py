@@ -97,6 +97,15 @@ def test_hopeless_heads_are_seen_early(qkv, row_error):
     assert not report.has_far.any()
 
 
+def test_hopeless_heads_that_are_kept_get_all_that_the_options_allow(qkv):
+    arrays = qkv(2048, 16, lead=(1, 2), seed=1)
+    plain, _ = attend(arrays)
+    kept, report = attend(arrays, tol=0.05, on_miss="keep")
+    assert np.isinf(report.sample_error).all()
+    exact = exactly(arrays)
+    assert (true_errors(kept, exact) < 1.1 * true_errors(plain, exact)).all()
+
+
 def test_on_miss(content_heads):
     arrays = content_heads(2048, 4, seed=1)
     out = np.full(arrays[2].shape, 7.0)

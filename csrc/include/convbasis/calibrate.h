@@ -34,7 +34,8 @@ struct HeadCalibration {
   index_t retrieved = 0;        ///< key blocks retrieved by each query block
   bool has_far = false;         ///< whether keys that are not exact count at all
   double sample_error = 0;      ///< relative error of sample rows, which the basis was fitted to;
-                                ///< infinite where exact attention is expected to be cheaper
+                                ///< infinite where exact attention is expected to be cheaper:
+                                ///< then all that the options allow is taken
   std::vector<index_t> heavy;   ///< keys that all queries take exactly, increasing
   std::vector<index_t> ranked;  ///< (query blocks, most): key blocks by falling weight, then -1
   std::vector<T> key_weights;   ///< (n), 0 for heavy keys
