@@ -247,7 +247,7 @@ def report_of(
         heavy_keys=restore(np.where(exact, 0, account["heavy_keys"])),
         retrieval_blocks=restore(np.where(exact, 0, account["retrieved"])),
         has_far=restore(account["has_far"] & ~exact),
-        judged_rows=0 if exact.all() else judged_rows(inputs.query.shape[2]),
+        judged_rows=judged_rows(inputs.query.shape[2]) if kept[..., :1].any() else 0,
         tol=wanted.tol,
         on_miss=wanted.on_miss,
         seconds=clock.stages(),
@@ -261,20 +261,25 @@ def exact_share(
     kept: np.ndarray,
     exact: np.ndarray,
 ) -> np.ndarray:
-    """Logits computed, sample and judged rows and all, by those of exact attention."""
+    """Logits computed, sample and judged rows and all, by those of exact attention.
+
+    A head computed exactly costs the attempt too; none was made where not even the first block is
+    `kept`.
+    """
     whole = n * (n + 1) / 2
-    if np.isnan(account["sample_error"]).all():
+    if n < SHORTEST:
         return np.ones(exact.shape)
+    tried = kept[..., 0]
     first = np.arange(kept.shape[-1]) * BLOCK
     rows = np.minimum(first + BLOCK, n) - first
     own = rows * (rows + 1) / 2
     everything = rows * first + own
     near = account["window"][..., None] + account["heavy_keys"][..., None]
-    taken = near + account["retrieved"][..., None] * BLOCK + options.sample_keys
+    taken = near + account["retrieved"][..., None] * BLOCK + min(options.sample_keys, n)
     some = np.minimum(rows * taken + own, everything)
     some = np.where(first < WHOLE_BLOCKS * BLOCK, everything, some)
-    attended = np.where(exact, 0.0, some.sum(-1))
-    mended = np.where(kept, 0.0, everything).sum(-1)
+    attended = np.where(tried, some.sum(-1), 0.0)
+    mended = np.where(kept & ~exact[..., None], 0.0, everything).sum(-1)
     fitted = (min(options.sample_rows, n // 32) + n / BLOCK) * n / 2
-    looked = fitted + np.where(exact, 0.0, judged_rows(n) * n / 2)
+    looked = fitted + np.where(tried, judged_rows(n) * n / 2, 0.0)
     return np.asarray((attended + mended + looked) / whole)

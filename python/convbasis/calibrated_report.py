@@ -40,7 +40,7 @@ class CalibratedReport:
     num_blocks : int
         Blocks of a head.
     exact_share : array of float
-        Logits computed, of any purpose, relative to those of exact attention.
+        Logits computed, of any purpose and in vain, relative to those of exact attention.
     window, heavy_keys, retrieval_blocks : array of int
         Keys, and blocks of keys, taken exactly in each head; 0 in heads computed exactly.
     has_far : array of bool

@@ -85,13 +85,12 @@ def test_a_tiny_tolerance_means_exact_attention(content_heads, row_error):
 
 
 def test_hopeless_heads_are_seen_early(qkv, row_error):
-    query, key, value = qkv(2048, 16, lead=(1, 4), seed=2)
-    arrays = query * 2.0, key, value
+    arrays = qkv(2048, 16, lead=(1, 4), seed=2)
     out, report = attend(arrays, tol=0.05)
     assert row_error(out, exactly(arrays)) < 1e-12
     assert report.heads_exact == 4
     assert report.exact_mask.all()
-    assert (report.sample_error > 0.05).all()
+    assert np.isinf(report.sample_error).all()
     assert (report.exact_share <= 1.15).all()
     assert report.judged_rows == 0
     assert not report.has_far.any()
@@ -104,6 +103,23 @@ def test_hopeless_heads_that_are_kept_get_all_that_the_options_allow(qkv):
     assert np.isinf(report.sample_error).all()
     exact = exactly(arrays)
     assert (true_errors(kept, exact) < 1.1 * true_errors(plain, exact)).all()
+
+
+def test_exact_share_counts_what_was_tried_in_vain(qkv):
+    query, key, value = qkv(2048, 16, lead=(1, 4), seed=2)
+    _, report = attend((query * 2.0, key, value), tol=0.05)
+    assert report.exact_mask.all()
+    early = np.isinf(report.sample_error)
+    assert early.any()
+    assert not early.all()
+    assert report.exact_share[~early].min() > report.exact_share[early].max() + 0.1
+    assert report.judged_rows == 64
+
+
+def test_exact_share_of_more_drawn_keys_than_there_are(qkv):
+    arrays = qkv(2048, 8, lead=(1, 1))
+    few, many = (cb.CalibrateOptions(sample_keys=count) for count in (64, 2**63 - 1))
+    assert attend(arrays, options=many)[1].exact_share > attend(arrays, options=few)[1].exact_share
 
 
 def test_on_miss(content_heads):
