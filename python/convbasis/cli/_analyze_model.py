@@ -57,11 +57,14 @@ def capture(
     Raises
     ------
     CommandError
-        If the model cannot be loaded, or the text is too short, or a layer is not there.
+        If the model cannot be loaded, or the text is too short, or a layer is not there,
+        or if attention is more than causal: windows, softcap and the like.
     """
     import torch
     from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
+
+    from ..transformers.refusals import refuse
 
     logging.disable_progress_bar()
     torch.set_num_threads(threads)
@@ -87,8 +90,9 @@ def capture(
     scales: list[float] = []
 
     def attend(
-        module: Any, query: Any, key: Any, value: Any, mask: Any, scaling: Any = None, **_: Any
+        module: Any, query: Any, key: Any, value: Any, mask: Any, scaling: Any = None, **others: Any
     ) -> Any:
+        refuse(module, query, key, value, mask, others)
         if module.layer_idx in chosen:
             kept[module.layer_idx] = [tensor[0].numpy().copy() for tensor in (query, key, value)]
             scales.append(scaling or query.shape[3] ** -0.5)
@@ -99,7 +103,10 @@ def capture(
 
     AttentionInterface.register("convbasis_analyze", attend)
     model.set_attn_implementation("convbasis_analyze")
-    with torch.inference_mode():
-        model.base_model(tokens, use_cache=False)
+    try:
+        with torch.inference_mode():
+            model.base_model(tokens, use_cache=False)
+    except NotImplementedError as error:
+        raise CommandError(f"the model of {folder!r} has other attention: {error}") from error
     query, key, value = (np.stack([kept[layer][i] for layer in chosen]) for i in range(3))
     return Heads(query, key, value, chosen, scales[0], gguf or folder)
