@@ -76,7 +76,7 @@ def test_the_default_is_the_calibrated_basis():
     """Heads of a random model look everywhere alike, so that they are approximated."""
     model = tiny()
     tokens = torch.randint(3, 61, (1, 2048), generator=torch.Generator().manual_seed(2))
-    found = register(NAME, tol=0.3)
+    found = register(NAME, tol=0.3, min_length=2048)
     want = logits(model, "sdpa", tokens)
     got = logits(model, NAME, tokens)
     assert 1e-7 < np.linalg.norm(got - want) / np.linalg.norm(want) < 0.1
@@ -85,6 +85,26 @@ def test_the_default_is_the_calibrated_basis():
         assert means["exact_share"].shape == (4,)
         assert 0.0 < means["error_high"].max() <= 0.3
         assert means["blocks_share"].mean() < 1.0
+
+
+def test_by_default_what_torch_is_faster_at_is_left_to_it():
+    model = tiny()
+    tokens = torch.randint(3, 61, (1, 2048), generator=torch.Generator().manual_seed(2))
+    found = register(NAME)
+    want = logits(model, "sdpa", tokens)
+    assert worst(logits(model, NAME, tokens), want) < 1e-5
+    assert found.layers[0].calls == {"prefills": 0, "short": 1, "steps": 0, "holes": 0}
+
+
+def test_a_module_without_a_number(model, tokens):
+    found = register(NAME, tol=1e-4, options=EVERY_COLUMN, min_length=2)
+    attention = model.model.layers[1].self_attn
+    attention.layer_idx = None
+    try:
+        logits(model, NAME, tokens, use_cache=False)
+    finally:
+        attention.layer_idx = 1
+    assert sorted(found.layers) == [-1, 0, 2]
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

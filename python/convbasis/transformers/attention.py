@@ -39,7 +39,8 @@ class Attention:
     ) -> tuple[Any, None]:
         """query (B, H, n, d), key and value (B, KVH, m, d) -> (B, n, H, d_v), and no weights."""
         refuse(module, query, key, value, attention_mask, others)
-        layer = int(getattr(module, "layer_idx", -1))
+        layer = getattr(module, "layer_idx", None)
+        layer = -1 if layer is None else int(layer)
         began = time.perf_counter()
         batch, heads, rows, _ = query.shape
         out = torch.zeros((batch, rows, heads, value.shape[3]), dtype=query.dtype)
