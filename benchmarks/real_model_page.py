@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from real_model_plots import PICTURES, draw
 
+from convbasis._calibrated import SHORTEST
+
 EXACT = "exact (torch SDPA)"
 TARGET_LOSSES = (0.005, 0.02, 0.05)  # of perplexity, in the table of the best settings
 
@@ -205,8 +207,9 @@ def reviews_section(results: Results) -> list[str]:
         'after the review and "The sentiment of this review is", " positive" against " negative". '
         "*k* strips are k columns of the logits at equal distances, each moved along the "
         "diagonals; k = n is exact attention. *tol* is `conv_attention` with "
-        "`CalibrateOptions()`. Errors are squared and relative, of each head "
-        "with the exact model's inputs; accuracy with its 95 % interval.",
+        f"`CalibrateOptions()`, which computes sequences below {SHORTEST:,} tokens, "
+        f"{int((lengths < SHORTEST).sum())} of these reviews, exactly. "
+        "Errors are squared and relative, of each head with the exact model's inputs; accuracy with its 95 % interval.",
         "",
         *table(["attention", "mean squared error", "median", "accuracy", "answers as exact"], rows),
         "",
