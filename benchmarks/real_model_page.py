@@ -209,7 +209,8 @@ def reviews_section(results: Results) -> list[str]:
         "diagonals; k = n is exact attention. *tol* is `conv_attention` with "
         f"`CalibrateOptions()`, which computes sequences below {SHORTEST:,} tokens, "
         f"{int((lengths < SHORTEST).sum())} of these reviews, exactly. "
-        "Errors are squared and relative, of each head with the exact model's inputs; accuracy with its 95 % interval.",
+        "Errors are squared and relative, of each head with the exact model's inputs; "
+        "accuracy with its 95 % interval.",
         "",
         *table(["attention", "mean squared error", "median", "accuracy", "answers as exact"], rows),
         "",
