@@ -31,7 +31,7 @@ ROWS_PER_JUDGED, MOST_JUDGED = 32, 128
 EVEN_SHARE = 0.4
 
 #: Power to which the ends of an interval are raised, relative to the estimate. Errors of few rows
-#: drawn unevenly have longer tails than those that `relative_error` was made for: with it, 96 of
+#: drawn unevenly have longer tails than those that `relative_error` was made for: with it, 97 of
 #: 100 heads of a small language model had their error inside, at 2,048 and 4,096 rows.
 WIDENING = 1.75
 
