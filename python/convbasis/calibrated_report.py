@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from .report import plain
+from .report import Account
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class CalibratedReport:
+class CalibratedReport(Account):
     """The account of one `conv_attention` call with `CalibrateOptions`.
 
     Arrays have the leading dimensions of the inputs, one entry a head; for a single head they are
@@ -81,17 +80,6 @@ class CalibratedReport:
             f"at most {np.max(self.error_interval, initial=0.0):.2g}, "
             f"{self.seconds.get('total', 0.0):.3g} s>"
         )
-
-    def __str__(self) -> str:
-        return self.to_markdown()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain Python numbers and lists; NaN and infinity as None."""
-        return {entry.name: plain(getattr(self, entry.name)) for entry in fields(self)}
-
-    def to_json(self) -> str:
-        """Strict JSON: what is not a number, or infinite, is null."""
-        return json.dumps(self.to_dict(), allow_nan=False)
 
     def to_markdown(self) -> str:
         """A line on the whole and a table with one row a head."""

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from .report import plain
+from .report import Account
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class PolynomialReport:
+class PolynomialReport(Account):
     """The account of one `polynomial_attention` call. Arrays as in `Report`.
 
     Attributes
@@ -80,17 +79,6 @@ class PolynomialReport:
             f"{self.seconds.get('total', 0.0):.3g} s>"
         )
 
-    def __str__(self) -> str:
-        return self.to_markdown()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain Python numbers and lists; NaN and infinity as None."""
-        return {entry.name: plain(getattr(self, entry.name)) for entry in fields(self)}
-
-    def to_json(self) -> str:
-        """Strict JSON: what is not a number, or infinite, is null."""
-        return json.dumps(self.to_dict(), allow_nan=False)
-
     def to_markdown(self) -> str:
         """A line on the whole and a table with one row a head."""
         lines = [
@@ -128,7 +116,7 @@ class PolynomialReport:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class PolynomialBackwardReport:
+class PolynomialBackwardReport(Account):
     """The account of one `polynomial_attention_backward` call. Arrays as in `Report`.
 
     Attributes
@@ -171,17 +159,6 @@ class PolynomialBackwardReport:
             f"<PolynomialBackwardReport {self.method}: {self.heads_exact} of "
             f"{np.size(self.exact_mask)} heads exact, {self.seconds.get('total', 0.0):.3g} s>"
         )
-
-    def __str__(self) -> str:
-        return self.to_markdown()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain Python numbers and lists; NaN and infinity as None."""
-        return {entry.name: plain(getattr(self, entry.name)) for entry in fields(self)}
-
-    def to_json(self) -> str:
-        """Strict JSON: what is not a number, or infinite, is null."""
-        return json.dumps(self.to_dict(), allow_nan=False)
 
     def to_markdown(self) -> str:
         """A line on the whole and a table with one row a head."""

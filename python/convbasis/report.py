@@ -42,7 +42,37 @@ class Stopwatch:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Report:
+class Account:
+    """What all reports can do; ``str()`` is the Markdown."""
+
+    def to_markdown(self) -> str:
+        """A line on the whole and a table with one row a head."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return self.to_markdown()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain Python numbers and lists; NaN and infinity as None."""
+        return {entry.name: plain(getattr(self, entry.name)) for entry in fields(self)}
+
+    def to_json(self) -> str:
+        """Strict JSON: what is not a number, or infinite, is null.
+
+        Examples
+        --------
+        >>> import json, numpy as np, convbasis as cb
+        >>> x = np.ones((2, 8, 4))
+        >>> _, report = cb.conv_attention(x, x, x, is_causal=True, return_report=True,
+        ...                               options=cb.RecoverOptions(num_bases=1))
+        >>> json.loads(report.to_json())["num_bases"]
+        [1, 1]
+        """
+        return json.dumps(self.to_dict(), allow_nan=False)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Report(Account):
     """The account of one `conv_attention` call, as ``return_report=True`` gives it.
 
     Arrays have the leading dimensions of the inputs, one entry a head; for a single head they are
@@ -132,27 +162,6 @@ class Report:
             f"at most {worst:.2g}, {self.seconds.get('total', 0.0):.3g} s>"
         )
 
-    def __str__(self) -> str:
-        return self.to_markdown()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain Python numbers and lists; NaN and infinity as None."""
-        return {entry.name: plain(getattr(self, entry.name)) for entry in fields(self)}
-
-    def to_json(self) -> str:
-        """Strict JSON: what is not a number, or infinite, is null.
-
-        Examples
-        --------
-        >>> import json, numpy as np, convbasis as cb
-        >>> x = np.ones((2, 8, 4))
-        >>> _, report = cb.conv_attention(x, x, x, is_causal=True, return_report=True,
-        ...                               options=cb.RecoverOptions(num_bases=1))
-        >>> json.loads(report.to_json())["num_bases"]
-        [1, 1]
-        """
-        return json.dumps(self.to_dict(), allow_nan=False)
-
     def to_markdown(self) -> str:
         """A line on the whole and a table with one row a head."""
         tol = "no tolerance" if self.tol is None else f"tol {self.tol:g}, on_miss {self.on_miss!r}"
@@ -184,7 +193,7 @@ class Report:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class BackwardReport:
+class BackwardReport(Account):
     """The account of one `conv_attention_backward` call. Arrays as in `Report`.
 
     Attributes
@@ -228,9 +237,6 @@ class BackwardReport:
             f"heads exact, {self.seconds.get('total', 0.0):.3g} s>"
         )
 
-    def __str__(self) -> str:
-        return self.to_markdown()
-
     def to_markdown(self) -> str:
         """A line on the whole and a table with one row a head; "-" where there is no bound."""
         lines = [
@@ -254,14 +260,6 @@ class BackwardReport:
             ]
             lines.append(f"| {' | '.join(cells)} |")
         return "\n".join(lines)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain Python numbers and lists; NaN as None."""
-        return {entry.name: plain(getattr(self, entry.name)) for entry in fields(self)}
-
-    def to_json(self) -> str:
-        """Strict JSON."""
-        return json.dumps(self.to_dict(), allow_nan=False)
 
 
 def plain(value: Any) -> Any:

@@ -16,7 +16,7 @@ def tensors(qkv):
     return [torch.from_numpy(array) for array in qkv(8)]
 
 
-def wrong(error, message, call, *inputs, **named):
+def assert_refuses(error, message, call, *inputs, **named):
     with pytest.raises(error, match=message) as caught:
         call(*inputs, **named)
     name = "conv_attention" if call is conv_attention else "ConvAttention"
@@ -25,16 +25,20 @@ def wrong(error, message, call, *inputs, **named):
 
 def test_tensors_that_are_refused(tensors):
     (q, k, v), attend = tensors, conv_attention
-    wrong(TypeError, "query is not a tensor", attend, q.numpy(), k, v)
-    wrong(TypeError, "query has an unsupported dtype", attend, q.long(), k, v)
-    wrong(TypeError, "key differs in dtype", attend, q.bfloat16(), k.float(), v.bfloat16())
-    wrong(NotImplementedError, "value is on a device", attend, q, k, v.to("meta"))
-    wrong(NotImplementedError, "query is sparse", attend, q.to_sparse(), k, v)
-    wrong(ValueError, "key differs in head_dim", attend, q, k[..., :4], v)
-    wrong(ValueError, "enable_gqa=True", attend, q, k[:, :1], v[:, :1])
-    wrong(ValueError, "too few dimensions", attend, q[0, 0], k[0, 0], v[0, 0], layout="bshd")
-    wrong(NotImplementedError, "differs in length", attend, q, k[..., :4, :], v[..., :4, :])
-    wrong(ValueError, "value has NaN", attend, q, k, v * torch.nan)
+    assert_refuses(TypeError, "query is not a tensor", attend, q.numpy(), k, v)
+    assert_refuses(TypeError, "query has an unsupported dtype", attend, q.long(), k, v)
+    assert_refuses(TypeError, "key differs in dtype", attend, q.bfloat16(), k.float(), v.bfloat16())
+    assert_refuses(NotImplementedError, "value is on a device", attend, q, k, v.to("meta"))
+    assert_refuses(NotImplementedError, "query is sparse", attend, q.to_sparse(), k, v)
+    assert_refuses(ValueError, "key differs in head_dim", attend, q, k[..., :4], v)
+    assert_refuses(ValueError, "enable_gqa=True", attend, q, k[:, :1], v[:, :1])
+    assert_refuses(
+        ValueError, "too few dimensions", attend, q[0, 0], k[0, 0], v[0, 0], layout="bshd"
+    )
+    assert_refuses(
+        NotImplementedError, "differs in length", attend, q, k[..., :4, :], v[..., :4, :]
+    )
+    assert_refuses(ValueError, "value has NaN", attend, q, k, v * torch.nan)
     assert conv_attention(q, k, v * torch.nan, check_finite=False).isnan().any()
 
 
@@ -49,7 +53,7 @@ def test_forward_mode_is_refused(tensors):
 def test_cuda_tensors_are_refused():
     with FakeTensorMode():
         fake = torch.empty(1, 1, 4, 4, device="cuda")
-        wrong(NotImplementedError, "built without CUDA", conv_attention, fake, fake, fake)
+        assert_refuses(NotImplementedError, "built without CUDA", conv_attention, fake, fake, fake)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +73,7 @@ def test_cuda_tensors_are_refused():
     ],
 )
 def test_arguments_that_are_refused(tensors, named, error):
-    wrong(error, next(iter(named)), conv_attention, *tensors, **named)
+    assert_refuses(error, next(iter(named)), conv_attention, *tensors, **named)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +94,9 @@ def test_arguments_that_are_refused(tensors, named, error):
     ],
 )
 def test_layers_that_are_refused(named, error):
-    wrong(error, next(iter(named)), ConvAttention, **{"embed_dim": 8, "num_heads": 4, **named})
+    assert_refuses(
+        error, next(iter(named)), ConvAttention, **{"embed_dim": 8, "num_heads": 4, **named}
+    )
 
 
 @pytest.mark.parametrize(
@@ -106,4 +112,4 @@ def test_layers_that_are_refused(named, error):
 def test_calls_of_a_layer_that_are_refused(named, error):
     layer = ConvAttention(16, 2)
     x = torch.zeros(8, 2, 16)
-    wrong(error, next(iter(named)), layer, **{"query": x, "key": x, "value": x, **named})
+    assert_refuses(error, next(iter(named)), layer, **{"query": x, "key": x, "value": x, **named})
