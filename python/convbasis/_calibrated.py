@@ -201,11 +201,12 @@ def judged_rows(n: int) -> int:
 
 
 def missed(wanted: ConvSettings, error: np.ndarray, heads: np.ndarray) -> ToleranceMissed:
-    """The exception for ``on_miss="error"``."""
+    """The exception for ``on_miss="error"``; the error of a hopeless head is infinite."""
+    worst = float(error[heads].max())
+    got = f"estimates up to {worst:.3g}" if np.isfinite(worst) else "a head that no basis pays for"
     return ToleranceMissed(
         f"[{wanted.function}] tol is missed by {int(heads.sum())} of {heads.size} heads; expected "
-        f"relative errors whose intervals end below {wanted.tol:g}; got estimates up to "
-        f"{float(error[heads].max()):.3g}"
+        f"relative errors whose intervals end below {wanted.tol:g}; got {got}"
     )
 
 

@@ -122,6 +122,12 @@ def test_exact_share_of_more_drawn_keys_than_there_are(qkv):
     assert attend(arrays, options=many)[1].exact_share > attend(arrays, options=few)[1].exact_share
 
 
+def test_on_miss_error_of_hopeless_heads(qkv):
+    query, key, value = qkv(2048, 16, lead=(1, 2), seed=2)
+    with pytest.raises(cb.ToleranceMissed, match=r"got a head that no basis pays for"):
+        attend((query * 2.0, key, value), tol=1e-6, on_miss="error")
+
+
 def test_on_miss(content_heads):
     arrays = content_heads(2048, 4, seed=1)
     out = np.full(arrays[2].shape, 7.0)
