@@ -38,6 +38,7 @@ py::dict account(const AnyCalibration& any) {
         const py::ssize_t blocks = (c.rows + kKeyBlock - 1) / kKeyBlock;
         auto retrieved = make_array<index_t>({batch, heads, blocks});
         auto heavy = near.attr("copy")().template cast<py::array_t<index_t>>();
+        auto lags = near.attr("copy")().template cast<py::array_t<index_t>>();
         auto has_far = make_array<bool>({batch, heads});
         auto sample_error = make_array<double>({batch, heads});
         for (std::size_t i = 0; i < c.heads.size(); ++i) {
@@ -46,12 +47,14 @@ py::dict account(const AnyCalibration& any) {
           std::copy(head.retrieved.begin(), head.retrieved.end(),
                     retrieved.mutable_data() + static_cast<py::ssize_t>(i) * blocks);
           heavy.mutable_data()[i] = static_cast<index_t>(head.heavy.size());
+          lags.mutable_data()[i] = static_cast<index_t>(head.lags.size());
           has_far.mutable_data()[i] = head.has_far;
           sample_error.mutable_data()[i] = head.sample_error;
         }
         result["window"] = near;
         result["retrieved"] = retrieved;
         result["heavy_keys"] = heavy;
+        result["lags"] = lags;
         result["has_far"] = has_far;
         result["sample_error"] = sample_error;
         return result;
@@ -69,7 +72,7 @@ py::dict head(const AnyCalibration& any, index_t index) {
   return std::visit(
       [&]<class T>(const Calibration<T>& c) {
         const HeadCalibration<T>& found = c.heads.at(static_cast<std::size_t>(index));
-        const FarKeys<T> far(c, found, index);
+        const FarKeys<T> far(c, found, index, {}, 0);
         py::list drawn;
         for (index_t block = 0; block * kKeyBlock < c.rows; ++block) {
           drawn.append(array_of(far.draw(select_keys(c, found, block), block).keys));
@@ -79,6 +82,7 @@ py::dict head(const AnyCalibration& any, index_t index) {
         result["retrieved"] = array_of(found.retrieved);
         result["has_far"] = found.has_far;
         result["heavy"] = array_of(found.heavy);
+        result["lags"] = array_of(found.lags);
         result["ranked"] = array_of(found.ranked)
                                .reshape({static_cast<py::ssize_t>(drawn.size()),
                                          static_cast<py::ssize_t>(c.most_ranked)});

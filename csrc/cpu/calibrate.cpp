@@ -37,6 +37,10 @@ constexpr double kTileCost = 1.3;
 /// errors: here errors have to be that much below what is wanted.
 constexpr double kMargin = 0.2;
 
+/// By what is expected of the tried rows, a head has to cost less than this share of exact
+/// attention: what is found costs more in the mean.
+constexpr double kWorthTrying = 0.85;
+
 /// A row may have at most this share of exact keys: with more, exact attention is about as fast.
 constexpr double kMostExact = 0.4;
 
@@ -109,7 +113,7 @@ class HeadCalibrator {
     for (std::size_t r = 0; r < rows.size(); ++r)
       (r % at(step) == 0 ? few : others).push_back(rows[r]);
 
-    FarMasses masses(head_.n, options.window);
+    FarMasses masses(head_.n, near_);
     DenseRows<T> sample(head_, std::move(few), exec_);
     masses.add(sample.rows(), sample.weights(), sample.sums());
     {
@@ -118,7 +122,7 @@ class HeadCalibrator {
     }
     fit(masses);
     sample.attend(exec_);
-    sample.set_model(all_, found_, flat_, exec_);
+    sample.set_model(all_, found_, flat_);
     choose(sample);
   }
 
@@ -127,7 +131,7 @@ class HeadCalibrator {
   void take_all() {
     found_.near_blocks = near_;
     found_.key_weights.assign(at(head_.n), T(0));
-    found_.lag_weights.assign(at(head_.n), T(0));
+    found_.lag_weights.assign(at(ceil_div(head_.n, kKeyBlock)), T(0));
     found_.ranked.assign(at(ceil_div(head_.n, kKeyBlock) * all_.most_ranked), -1);
     found_.retrieved.assign(at(ceil_div(head_.n, kKeyBlock)), 0);
   }
@@ -144,7 +148,8 @@ class HeadCalibrator {
     const FarWeights fitted = fit_far(masses);
     found_.heavy = heavy_keys(masses.of_keys(), options.sinks, options.heavy_keys);
     found_.key_weights.assign(fitted.keys.begin(), fitted.keys.end());
-    found_.lag_weights.assign(fitted.lags.begin(), fitted.lags.end());
+    found_.lag_weights.assign(fitted.block_lags.begin(), fitted.block_lags.end());
+    found_.lags = fitted.single;
     for (const index_t key : found_.heavy) found_.key_weights[at(key)] = T(0);
     ranked_ = rank_key_blocks(head_, found_.heavy, near_, all_.most_ranked, exec_);
     found_.ranked = ranked_.blocks;
@@ -179,7 +184,7 @@ class HeadCalibrator {
     best.near_blocks = found_.near_blocks;
     best.retrieved = found_.retrieved;
     best.sample_error = INFINITY;
-    double least = 1;
+    double least = kWorthTrying;
     for (const auto& [blocks, near] : choices) {
       const double fixed = fixed_cost(blocks);
       if (fixed + least_exact >= least) break;

@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <optional>
 
 #include "convbasis/calibrate.h"
 #include "core/heads.h"
@@ -10,7 +9,6 @@
 #include "cpu/dense_rows.h"
 #include "cpu/exact_head.h"
 #include "cpu/key_selection.h"
-#include "cpu/strips.h"
 
 namespace convbasis {
 namespace {
@@ -32,34 +30,6 @@ T dot(const T* x, const T* y, index_t n) {
   return total;
 }
 
-/// What the far keys of each row come to with alpha 1, all keys that are not heavy taken for far:
-/// value channels, then the weight.
-template <class T>
-class FarSums {
- public:
-  FarSums(const HeadArrays<T>& head, const HeadCalibration<T>& calibrated, const Exec& exec)
-      : channels_(round_up(head.channels + 1, kernels<T>().lanes)), sums_(head.n * channels_) {
-    Buffer<T> weighted(head.n * channels_);
-    for_each_row(exec, head.n, [&](index_t j) {
-      const T weight = calibrated.key_weights[at(j)];
-      T* to = weighted.data() + j * channels_;
-      for (index_t c = 0; c < head.channels; ++c) to[c] = weight * head.value.rows.row(j)[c];
-      to[head.channels] = weight;
-      std::fill(to + head.channels + 1, to + channels_, T(0));
-    });
-    const StripMatrix<T> lags{{head.n, head.n, {0}}, {calibrated.lag_weights.data(), head.n}};
-    const Schedule schedule = choose_schedule(lags.layout, channels_, cost_model<T>());
-    StageSeconds seconds;
-    multiply_strips<T>(lags, schedule, false, {weighted.data(), channels_},
-                       {sums_.data(), channels_}, channels_, exec, seconds);
-  }
-  [[nodiscard]] const T* row(index_t i) const { return sums_.data() + i * channels_; }
-
- private:
-  index_t channels_;
-  Buffer<T> sums_;
-};
-
 /// What all query blocks of a head share.
 template <class T>
 struct CalibratedHead {
@@ -68,12 +38,10 @@ struct CalibratedHead {
       : head(arrays),
         all(calibration),
         found(calibration.heads[at(flat)]),
-        far(calibration, found, flat),
+        far(calibration, found, flat, arrays.value.rows, arrays.channels),
         heavy_rows(gather(arrays.key, arrays.head_dim, found.heavy)),
         heavy_values(gather(arrays.value.rows, arrays.channels, found.heavy)),
-        heavy_keys({heavy_rows.data(), arrays.head_dim}, heavy_count(), arrays.head_dim, exec) {
-    if (found.has_far) far_sums.emplace(arrays, found, exec);
-  }
+        heavy_keys({heavy_rows.data(), arrays.head_dim}, heavy_count(), arrays.head_dim, exec) {}
 
   static Buffer<T> gather(Rows<const T> rows, index_t columns, const std::vector<index_t>& listed) {
     Buffer<T> gathered(static_cast<index_t>(listed.size()) * columns);
@@ -89,25 +57,28 @@ struct CalibratedHead {
   FarKeys<T> far;
   Buffer<T> heavy_rows, heavy_values;
   Panels<T> heavy_keys;
-  std::optional<FarSums<T>> far_sums;
 };
 
 /// The rows of one query block. Columns of its scores are the exact keys, range after range, then
-/// the heavy keys, then those drawn from the far ones.
+/// the heavy keys, those at single lags, and those drawn from the far ones.
 template <class T>
 class BlockAttention {
  public:
   BlockAttention(const CalibratedHead<T>& head, index_t block)
       : h_(head),
+        block_(block),
         first_(block * kKeyBlock),
         count_(std::min(kKeyBlock, head.head.n - first_)),
-        selection_(select_keys(head.all, head.found, block)) {
+        selection_(select_keys(head.all, head.found, block)),
+        query_(count_ * head.head.head_dim),
+        far_(head.head.channels + 1) {
     for (const KeyRange& range : selection_.exact) exact_ += range.last - range.first;
     draw_ = head.far.draw(selection_, block);
-    drawn_ = exact_ + head.heavy_count();
-    stride_ = round_up(drawn_ + static_cast<index_t>(draw_.keys.size()), 16);
+    head.far.add_up(selection_, block, far_.data());
+    lagged_ = exact_ + head.heavy_count();
+    drawn_ = lagged_ + static_cast<index_t>(head.found.lags.size());
+    stride_ = round_up(drawn_ + drawn(), 16);
     scores_ = Buffer<T>(kKeyBlock * stride_);
-    head.far.add_up(draw_, first_, count_, models_);
   }
 
   void run(const View<T, 2>& out, const View<T, 1>& lse, const View<T, 1>& far_share) {
@@ -138,26 +109,36 @@ class BlockAttention {
     for (index_t r = 0; r < count_; ++r) {
       T* row = result.data() + r * channels;
       const RowWeights& weight = weights[r];
-      if (weight.factor > 0) {
-        const T* far = h_.far_sums->row(first_ + r);
-        const T factor = static_cast<T>(weight.factor);
-        for (index_t c = 0; c < channels; ++c) row[c] += factor * far[c];
+      double sum = weight.exact;
+      if (weight.alpha > 0) {
+        add(weight.alpha, far_.data(), row);
+        sum += static_cast<double>(weight.alpha) * static_cast<double>(far_[channels]);
       }
-      kernels<T>().scale(row, static_cast<T>(1 / weight.sum), channels);
+      for_each_lag(r, [&](index_t key, index_t column) {
+        const T model = weight.alpha * h_.far.weight(block_, key);
+        add(scores_[r * stride_ + column] - model, h_.head.value.rows.row(key), row);
+        sum -= static_cast<double>(model);
+      });
+      kernels<T>().scale(row, static_cast<T>(1 / sum), channels);
       write_row(row, out, first_ + r, h_.head.value.unscale);
       far_share(first_ + r) = static_cast<T>(1 / (1 + weight.exact / weight.far));  // far <= inf
       if (lse.data != nullptr)
-        lse(first_ + r) = static_cast<T>(static_cast<double>(weight.top) + std::log(weight.sum));
+        lse(first_ + r) = static_cast<T>(static_cast<double>(weight.top) + std::log(sum));
     }
   }
 
  private:
   /// Of a row, relative to exp(top).
   struct RowWeights {
-    T top;
-    double exact, far;   ///< of the exact keys, and an estimate for the others
-    double factor, sum;  ///< alpha, and what the row is divided by
+    T top, alpha;
+    double exact, far;  ///< sums over the exact keys, and an estimate of that over the others
   };
+
+  [[nodiscard]] index_t drawn() const { return static_cast<index_t>(draw_.keys.size()); }
+
+  void add(T factor, const T* from, T* to) const {
+    for (index_t c = 0; c < h_.head.channels; ++c) to[c] += factor * from[c];
+  }
 
   template <class Part>
   void for_each_range(const Part& part) const {
@@ -168,21 +149,39 @@ class BlockAttention {
     }
   }
 
+  /// Keys of a row at single lags that are not exact for another reason.
+  template <class Part>
+  void for_each_lag(index_t r, const Part& part) const {
+    const auto& heavy = h_.found.heavy;
+    for (std::size_t l = 0; l < h_.found.lags.size(); ++l) {
+      const index_t key = first_ + r - h_.found.lags[l];
+      if (key < 0) break;
+      if (selection_.is_far(key) && !std::binary_search(heavy.begin(), heavy.end(), key))
+        part(key, lagged_ + static_cast<index_t>(l));
+    }
+  }
+
   void score() {
     const HeadArrays<T>& head = h_.head;
-    Buffer<T> query(count_ * head.head_dim);
     std::vector<index_t> rows(at(count_));
     for (index_t r = 0; r < count_; ++r) rows[at(r)] = first_ + r;
-    head.pack_query(rows, query.data());
-    const Rows<const T> left{query.data(), head.head_dim};
+    head.pack_query(rows, query_.data());
+    const Rows<const T> left{query_.data(), head.head_dim};
     for_each_range([&](const KeyRange& range, index_t column) {
       head.keys.multiply(left, count_, range.first, range.last, scores_.data() + column, stride_);
     });
     h_.heavy_keys.multiply(left, count_, 0, h_.heavy_count(), scores_.data() + exact_, stride_);
+    for (index_t r = 0; r < count_ && lagged_ < drawn_; ++r) {
+      T* row = scores_.data() + r * stride_;
+      std::fill(row + lagged_, row + drawn_, -std::numeric_limits<T>::infinity());
+      for_each_lag(r, [&](index_t key, index_t column) {
+        row[column] = dot(query_.data() + r * head.head_dim, head.key.row(key), head.head_dim);
+      });
+    }
     if (draw_.keys.empty()) return;
     const Buffer<T> keys = CalibratedHead<T>::gather(head.key, head.head_dim, draw_.keys);
-    blas::multiply_transposed<T>(count_, static_cast<index_t>(draw_.keys.size()), head.head_dim,
-                                 T(1), {query.data(), head.head_dim}, {keys.data(), head.head_dim},
+    blas::multiply_transposed<T>(count_, drawn(), head.head_dim, T(1),
+                                 {query_.data(), head.head_dim}, {keys.data(), head.head_dim},
                                  {scores_.data() + drawn_, stride_});
   }
 
@@ -197,53 +196,47 @@ class BlockAttention {
     });
   }
 
-  /// Scores of a row become its weights, from which the far model is taken off where keys are
-  /// exact.
+  /// Scores of a row become its weights.
   RowWeights weigh(index_t r) {
     const Kernels<T>& simd = kernels<T>();
-    const index_t row = first_ + r, drawn = static_cast<index_t>(draw_.keys.size());
+    const index_t row = first_ + r;
     T* scores = scores_.data() + r * stride_;
     std::fill(scores + exact_ - (count_ - 1 - r), scores + exact_,  // later keys of the own block
               -std::numeric_limits<T>::infinity());
     const auto& heavy = h_.found.heavy;
     const index_t seen = std::upper_bound(heavy.begin(), heavy.end(), row) - heavy.begin();
-    std::fill(scores + exact_ + seen, scores + drawn_, -std::numeric_limits<T>::infinity());
-    const double whole =
-        h_.found.has_far ? static_cast<double>(h_.far_sums->row(row)[h_.head.channels]) : 0;
-    const bool is_modelled = h_.found.has_far && draw_.is_modelled(models_[r], whole);
+    std::fill(scores + exact_ + seen, scores + lagged_, -std::numeric_limits<T>::infinity());
     const T near = simd.max_value(scores, drawn_);
-    const T highest = drawn > 0 ? std::max(near, simd.max_value(scores + drawn_, drawn)) : near;
-    const T top = is_modelled ? highest : near;  // of what counts, so that some weight is 1
+    const T highest = drawn() > 0 ? std::max(near, simd.max_value(scores + drawn_, drawn())) : near;
+    const T top = h_.found.has_far ? highest : near;  // of what counts, so that some weight is 1
     const auto is_nan = [](T score) { return std::isnan(score); };  // and so is the row then
     require(!(std::isinf(top) || std::isinf(highest)) ||
-                std::any_of(scores, scores + drawn_ + drawn, is_nan),
+                std::any_of(scores, scores + drawn_ + drawn(), is_nan),
             kName,
             "query has logits with key that overflow; expected finite products in the computing "
             "type; got infinite ones");
     const double exact = simd.exp_sum(scores, top, drawn_);
-    if (drawn == 0) return {top, exact, 0, 0, exact};
-    simd.exp_shifted(scores + drawn_, top, scores + drawn_, drawn);
-    const T seen_far = dot(scores + drawn_, draw_.reciprocals.data(), drawn);
-    const double far = static_cast<double>(seen_far) * draw_.step;
-    if (!is_modelled) return {top, exact, far, 0, exact};
-    const double factor = static_cast<double>(seen_far / models_[r]);
-    double taken = 0;
-    for_each_range([&](const KeyRange& range, index_t column) {
-      const index_t last = std::min(range.last, row + 1);
-      taken += h_.far.subtract(row, factor, range.first, last, scores + column);
+    if (drawn() == 0) return {top, 0, exact, 0};
+    simd.exp_shifted(scores + drawn_, top, scores + drawn_, drawn());
+    T ratios = dot(scores + drawn_, draw_.reciprocals.data(), drawn());
+    index_t count = drawn();
+    for_each_lag(r, [&](index_t key, index_t) {  // exact, in this row
+      const auto [begin, end] = std::equal_range(draw_.keys.begin(), draw_.keys.end(), key);
+      for (auto it = begin; it != end; ++it, --count)
+        ratios -= scores[drawn_ + (it - draw_.keys.begin())] *
+                  draw_.reciprocals[at(it - draw_.keys.begin())];
     });
-    // What is left is above 0, but for rounding.
-    const double left =
-        whole > taken ? whole - taken : static_cast<double>(models_[r]) * draw_.step;
-    return {top, exact, far, factor, exact + factor * left};
+    ratios = std::max(ratios, T(0));
+    const T alpha = h_.found.has_far && count > 0 ? ratios / static_cast<T>(count) : T(0);
+    return {top, alpha, exact, static_cast<double>(ratios) * draw_.step};
   }
 
   const CalibratedHead<T>& h_;
-  index_t first_, count_, exact_ = 0, drawn_ = 0, stride_ = 0;
+  index_t block_, first_, count_, exact_ = 0, lagged_ = 0, drawn_ = 0, stride_ = 0;
   KeySelection selection_;
   FarDraw<T> draw_;
-  Buffer<T> scores_;
-  T models_[kKeyBlock];  ///< of the drawn keys, by row
+  Buffer<T> query_, scores_;
+  Buffer<T> far_;  ///< sums of the model with alpha 1
 };
 
 template <class T>

@@ -90,24 +90,8 @@ void DenseRows<T>::attend(const Exec& exec) {
 
 template <class T>
 void DenseRows<T>::set_model(const Calibration<T>& calibration, const HeadCalibration<T>& found,
-                             index_t flat, const Exec& exec) {
-  const auto count = static_cast<index_t>(rows_.size()), channels = head_.channels;
-  far_.emplace(calibration, found, flat);
-  far_sums_ = Buffer<T>(count * channels);
-  far_weights_.assign(rows_.size(), 0.0);
-  parallel_for(exec, ceil_div(count, kRowTile), [&](index_t tile, int) {
-    const index_t first = tile * kRowTile, tile_rows = std::min(kRowTile, count - first);
-    const index_t keys = rows_[at(first + tile_rows - 1)] + 1;
-    Buffer<T> weights(tile_rows * keys);
-    std::fill_n(weights.data(), tile_rows * keys, T(0));
-    for (index_t r = 0; r < tile_rows; ++r) {
-      const index_t row = rows_[at(first + r)];
-      far_weights_[at(first + r)] =
-          far_->subtract(row, -1.0, 0, row + 1, weights.data() + r * keys);
-    }
-    multiply_values(head_, tile_rows, keys, {weights.data(), keys},
-                    far_sums_.data() + first * channels);
-  });
+                             index_t flat) {
+  far_.emplace(calibration, found, flat, head_.value.rows, head_.channels);
 }
 
 /// Attention of row r, not yet divided by the sum of its weights, which is returned.
@@ -117,40 +101,49 @@ double DenseRows<T>::approximate(const Calibration<T>& calibration, const HeadCa
   const index_t row = rows_[at(r)], block = row / kKeyBlock, channels = head_.channels;
   const T* exact = weights_.data() + r * stride_;
   const KeySelection selection = select_keys(calibration, found, block);
-  double sum = 0, factor = 0;
+  double sum = 0;
   std::fill_n(out, channels, T(0));
-  if (found.has_far && !selection.far.empty()) {
-    const FarDraw<T> draw = far_->draw(selection, block);
-    T drawn = 0, model = 0;
-    for (std::size_t s = 0; s < draw.keys.size(); ++s)
-      drawn += exact[draw.keys[s]] * draw.reciprocals[s];
-    far_->add_up(draw, row, 1, &model);
-    if (draw.is_modelled(model, far_weights_[at(r)])) factor = static_cast<double>(drawn / model);
-    sum = factor * far_weights_[at(r)];
-    const T* far = far_sums_.data() + r * channels;
-    for (index_t c = 0; c < channels; ++c) out[c] = static_cast<T>(factor) * far[c];
-  }
-  // The model has no heavy keys; the exact ones that it has are taken off again.
-  const auto add = [&](const T* weights, index_t first, index_t count) {
-    for (index_t j = 0; j < count; ++j) sum += static_cast<double>(weights[j]);
-    blas::multiply<T>(1, channels, count, T(1), {weights, count},
-                      {head_.value.rows.row(first), head_.value.rows.stride}, T(1),
-                      {out, channels});
+  const auto add = [&](T weight, const T* value) {
+    sum += static_cast<double>(weight);
+    for (index_t c = 0; c < channels; ++c) out[c] += weight * value[c];
   };
-  Buffer<T> weights(row + 1);
   const auto& heavy = found.heavy;
+  for (const index_t key : heavy)
+    if (key <= row) add(exact[key], head_.value.rows.row(key));
+  std::vector<index_t> single;  // falling
+  for (const index_t lag : found.lags)
+    if (lag <= row && selection.is_far(row - lag) &&
+        !std::binary_search(heavy.begin(), heavy.end(), row - lag))
+      single.push_back(row - lag);
+
+  T alpha = 0;
+  if (found.has_far) {
+    const FarDraw<T> draw = far_->draw(selection, block);
+    index_t count = 0;
+    for (std::size_t s = 0; s < draw.keys.size(); ++s) {
+      if (std::binary_search(single.rbegin(), single.rend(), draw.keys[s])) continue;
+      alpha += exact[draw.keys[s]] * draw.reciprocals[s];
+      ++count;
+    }
+    alpha /= static_cast<T>(std::max<index_t>(count, 1));
+    Buffer<T> far(channels + 1);
+    far_->add_up(selection, block, far.data());
+    for (index_t c = 0; c < channels; ++c) out[c] = out[c] + alpha * far[c];
+    sum += static_cast<double>(alpha) * static_cast<double>(far[channels]);
+  }
+  for (const index_t key : single)
+    add(exact[key] - alpha * far_->weight(block, key), head_.value.rows.row(key));
+
+  Buffer<T> weights(row + 1);
   for (const KeyRange& range : selection.exact) {
     const index_t first = range.first, count = std::min(range.last, row + 1) - first;
     std::copy_n(exact + first, count, weights.data());
-    far_->subtract(row, factor, first, first + count, weights.data());
-    add(weights.data(), first, count);
-  }
-  for (const index_t key : heavy) {
-    if (key > row) break;
-    const bool is_taken =
-        std::any_of(selection.exact.begin(), selection.exact.end(),
-                    [&](const KeyRange& range) { return range.first <= key && key < range.last; });
-    if (!is_taken) add(exact + key, key, 1);
+    auto key = std::lower_bound(heavy.begin(), heavy.end(), first);
+    for (; key != heavy.end() && *key < first + count; ++key) weights[*key - first] = 0;
+    for (index_t j = 0; j < count; ++j) sum += static_cast<double>(weights[j]);
+    blas::multiply<T>(1, channels, count, T(1), {weights.data(), count},
+                      {head_.value.rows.row(first), head_.value.rows.stride}, T(1),
+                      {out, channels});
   }
   return sum;
 }

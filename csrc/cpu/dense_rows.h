@@ -49,9 +49,8 @@ class DenseRows {
 
   /// Exact attention of the rows, which errors are relative to. O(rows n d_v).
   void attend(const Exec& exec);
-  /// Takes the weights of keys and lags of head number `flat`. O(rows n d_v).
-  void set_model(const Calibration<T>& calibration, const HeadCalibration<T>& found, index_t flat,
-                 const Exec& exec);
+  /// Takes the weights of keys and lags of head number `flat`. O(n d_v).
+  void set_model(const Calibration<T>& calibration, const HeadCalibration<T>& found, index_t flat);
   /// ||y~ - y||^2 of each row, by the sum of ||y||^2 over all rows, for what `found` says is taken
   /// exactly. O(rows (exact keys of a row) d_v).
   [[nodiscard]] std::vector<double> errors(const Calibration<T>& calibration,
@@ -66,8 +65,6 @@ class DenseRows {
   index_t stride_;
   Buffer<T> weights_, out_;
   std::optional<FarKeys<T>> far_;
-  Buffer<T> far_sums_;               ///< of values, by the weights of the model alone
-  std::vector<double> far_weights_;  ///< sums of these
   std::vector<double> sums_;
   T unit_ = 1;       ///< largest |Y|: squares overflow where values do not
   double norm_ = 0;  ///< ||Y||^2, in squares of it

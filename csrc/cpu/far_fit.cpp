@@ -9,11 +9,8 @@ namespace {
 
 constexpr int kIterations = 4;
 
-/// Bins are at least this long, and grow by the root of 2.
-constexpr index_t kShortestBin = 8;
-
-/// A lag has a bin of its own when it has so many times the mean of its bin, and this share of all.
-constexpr double kOutstanding = 8, kLeastShare = 0.002;
+/// A lag stands out when it has so many times the mean of its bin, and this share of all.
+constexpr double kOutstanding = 8, kLeastShare = 0.02;
 constexpr std::size_t kMostOutstanding = 16;
 
 /// Masses are drawn to equal ones by this share of the mean mass of a key, or of a bin.
@@ -21,51 +18,55 @@ constexpr double kKeyPrior = 0.2, kLagPrior = 0.02;
 
 std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
 
-/// In as many sums as fit a vector, whatever the instruction set.
+/// Of kKeyBlock numbers; in as many sums as fit a vector, whatever the instruction set.
 template <class T>
-T sum_of(const T* x, index_t n) {
+T block_sum(const T* x) {
   constexpr index_t kSums = 16;
   T sums[kSums] = {}, total = 0;
-  index_t i = 0;
-  for (; i + kSums <= n; i += kSums)
+  for (index_t i = 0; i < kKeyBlock; i += kSums)
     for (index_t l = 0; l < kSums; ++l) sums[l] += x[i + l];
-  for (; i < n; ++i) total += x[i];
   for (const T sum : sums) total += sum;
   return total;
 }
 
-std::vector<index_t> equal_bins(index_t window, index_t n) {
-  std::vector<index_t> borders{window};
-  while (borders.back() < n) {
+/// Borders of bins of block lags, each of them longer by the root of 2 than the one before.
+std::vector<index_t> borders_of_bins(index_t first, index_t blocks) {
+  std::vector<index_t> borders{first};
+  while (borders.back() < blocks) {
     const auto grown =
         static_cast<index_t>(std::ceil(static_cast<double>(borders.back()) * M_SQRT2));
-    borders.push_back(std::min(std::max(borders.back() + kShortestBin, grown), n));
+    borders.push_back(std::min(grown, blocks));
   }
   return borders;
 }
 
-/// Borders of the bins, from `window` to n.
-std::vector<index_t> bins_of(const std::vector<double>& lags, index_t window) {
-  const auto n = static_cast<index_t>(lags.size());
-  std::vector<index_t> borders = equal_bins(window, n);
-  const double total = std::accumulate(lags.begin(), lags.end(), 0.0);
-  std::vector<index_t> outstanding;
+/// Lags of a bin of block lags, most of whose keys are that far.
+struct LagRange {
+  index_t first, last;
+};
+LagRange lags_of(index_t first_block, index_t last_block, index_t n) {
+  return {std::min(first_block * kKeyBlock, n), std::min(last_block * kKeyBlock, n)};
+}
+
+/// Lags that stand out from their bins, rising.
+std::vector<index_t> outstanding_lags(const std::vector<double>& masses,
+                                      const std::vector<index_t>& borders) {
+  const auto n = static_cast<index_t>(masses.size());
+  const double total = std::accumulate(masses.begin(), masses.end(), 0.0);
+  std::vector<index_t> lags;
   for (std::size_t b = 0; b + 1 < borders.size(); ++b) {
-    const auto first = lags.begin() + borders[b], last = lags.begin() + borders[b + 1];
-    const double mean = std::accumulate(first, last, 0.0) / static_cast<double>(last - first);
-    for (auto lag = first; lag != last; ++lag)
-      if (*lag > kOutstanding * mean && *lag > kLeastShare * total)
-        outstanding.push_back(lag - lags.begin());
+    const auto [first, last] = lags_of(borders[b], borders[b + 1], n);
+    const double sum = std::accumulate(masses.begin() + first, masses.begin() + last, 0.0);
+    const double least =
+        std::max(kOutstanding * sum / static_cast<double>(last - first), kLeastShare * total);
+    for (index_t lag = first; lag < last; ++lag)
+      if (masses[at(lag)] > least) lags.push_back(lag);
   }
-  if (outstanding.size() > kMostOutstanding) {
-    std::nth_element(outstanding.begin(), outstanding.begin() + kMostOutstanding, outstanding.end(),
-                     [&](index_t a, index_t b) { return lags[at(a)] > lags[at(b)]; });
-    outstanding.resize(kMostOutstanding);
-  }
-  for (const index_t lag : outstanding) borders.insert(borders.end(), {lag, lag + 1});
-  std::sort(borders.begin(), borders.end());
-  borders.erase(std::unique(borders.begin(), borders.end()), borders.end());
-  return borders;
+  std::stable_sort(lags.begin(), lags.end(),
+                   [&](index_t a, index_t b) { return masses[at(a)] > masses[at(b)]; });
+  lags.resize(std::min(lags.size(), kMostOutstanding));
+  std::sort(lags.begin(), lags.end());
+  return lags;
 }
 
 /// The model, and its masses while it is fitted.
@@ -74,11 +75,13 @@ struct Fit {
   std::vector<index_t> borders;
   std::vector<double> key_weights, bin_weights, factors;
 
-  /// Calls part(bin, first key, last key) for the keys of each bin that row i has.
+  /// Calls part(bin, first key, last key) for the keys of each bin that a row has.
   template <class Part>
   void for_each_bin(index_t row, const Part& part) const {
-    for (std::size_t b = 0; b + 1 < borders.size() && borders[b] <= row; ++b)
-      part(b, std::max<index_t>(row - borders[b + 1] + 1, 0), row - borders[b] + 1);
+    const index_t block = row / kKeyBlock;
+    for (std::size_t b = 0; b + 1 < borders.size() && borders[b] <= block; ++b)
+      part(b, std::max<index_t>(block - borders[b + 1] + 1, 0) * kKeyBlock,
+           (block - borders[b] + 1) * kKeyBlock);
   }
 
   /// The factor that gives each row its mass; key_sums are running sums of the key weights.
@@ -128,8 +131,11 @@ struct Fit {
 
 }  // namespace
 
-FarMasses::FarMasses(index_t n, index_t window)
-    : window_(window), of_keys_(at(n), 0.0), of_lags_(at(n), 0.0) {}
+FarMasses::FarMasses(index_t n, index_t near_blocks)
+    : near_blocks_(near_blocks),
+      of_keys_(at(n), 0.0),
+      of_lags_(at(n), 0.0),
+      of_block_lags_(at((n + kKeyBlock - 1) / kKeyBlock), 0.0) {}
 
 template <class T>
 void FarMasses::add(std::span<const index_t> rows, Rows<const T> weights,
@@ -139,16 +145,22 @@ void FarMasses::add(std::span<const index_t> rows, Rows<const T> weights,
   std::vector<T> keys(of_keys_.size(), T(0)), lags_back(of_keys_.size(), T(0));
   for (std::size_t r = 0; r < rows.size(); ++r) {
     const T* row = weights.row(static_cast<index_t>(r));
-    const index_t last = std::max<index_t>(rows[r] - window_ + 1, 0);
+    const index_t block = rows[r] / kKeyBlock, far = std::max<index_t>(block - near_blocks_, 0);
     const T share = static_cast<T>(1 / sums[r]);
     T* back = lags_back.data() + (n - 1 - rows[r]);
-    for (index_t j = 0; j < last; ++j) {
+    for (index_t j = 0; j < far * kKeyBlock; ++j) {
       const T weight = share * row[j];
       keys[at(j)] += weight;
       back[j] += weight;
     }
+    double mass = 0;
+    for (index_t b = 0; b < far; ++b) {
+      const double here = static_cast<double>(block_sum(row + b * kKeyBlock)) / sums[r];
+      of_block_lags_[at(block - b)] += here;
+      mass += here;
+    }
     rows_.push_back(rows[r]);
-    of_rows_.push_back(static_cast<double>(sum_of(row, last)) / sums[r]);
+    of_rows_.push_back(mass);
   }
   for (index_t j = 0; j < n; ++j) {
     of_keys_[at(j)] += static_cast<double>(keys[at(j)]);
@@ -157,24 +169,31 @@ void FarMasses::add(std::span<const index_t> rows, Rows<const T> weights,
 }
 
 FarWeights fit_far(const FarMasses& masses) {
-  const std::size_t n = masses.of_keys().size();
-  FarWeights fitted{std::vector<double>(n, 0.0), std::vector<double>(n, 0.0)};
+  const std::size_t n = masses.of_keys().size(), blocks = masses.of_block_lags().size();
+  FarWeights fitted{std::vector<double>(n, 0.0), std::vector<double>(blocks, 0.0), {}};
   const auto& of_rows = masses.of_rows();
   const double total = std::accumulate(of_rows.begin(), of_rows.end(), 0.0);
-  if (!(total > 0) || masses.window() >= static_cast<index_t>(n)) return fitted;
+  const index_t first = masses.near_blocks() + 1;
+  if (!(total > 0) || first >= static_cast<index_t>(blocks)) return fitted;
 
-  const auto& of_lags = masses.of_lags();
   Fit fit{masses,
-          bins_of(of_lags, masses.window()),
+          borders_of_bins(first, static_cast<index_t>(blocks)),
           std::vector<double>(n, 1.0),
           {},
           std::vector<double>(of_rows.size(), 0.0)};
   const std::size_t bins = fit.borders.size() - 1;
   fit.bin_weights.assign(bins, 1.0);
+  fitted.single = outstanding_lags(masses.of_lags(), fit.borders);
   std::vector<double> wanted;
-  for (std::size_t b = 0; b < bins; ++b)
-    wanted.push_back(std::accumulate(of_lags.begin() + fit.borders[b],
-                                     of_lags.begin() + fit.borders[b + 1], 0.0));
+  for (std::size_t b = 0; b < bins; ++b) {
+    const auto& lags = masses.of_block_lags();
+    double sum =
+        std::accumulate(lags.begin() + fit.borders[b], lags.begin() + fit.borders[b + 1], 0.0);
+    const auto [from, to] = lags_of(fit.borders[b], fit.borders[b + 1], static_cast<index_t>(n));
+    for (const index_t lag : fitted.single)
+      if (from <= lag && lag < to) sum -= masses.of_lags()[at(lag)];
+    wanted.push_back(std::max(sum, 0.0));
+  }
   for (int i = 0; i < kIterations; ++i) {
     fit.fit_bins(wanted, kLagPrior * total / static_cast<double>(bins));
     fit.fit_keys(kKeyPrior * total / static_cast<double>(n));
@@ -186,9 +205,10 @@ FarWeights fit_far(const FarMasses& masses) {
   double sum = 0;
   for (std::size_t b = 0; b < bins; ++b)
     sum += fit.bin_weights[b] * static_cast<double>(fit.borders[b + 1] - fit.borders[b]);
-  for (std::size_t b = 0; b < bins; ++b)  // far sums are then near means of values
-    std::fill(fitted.lags.begin() + fit.borders[b], fitted.lags.begin() + fit.borders[b + 1],
-              fit.bin_weights[b] / sum);
+  for (std::size_t b = 0; b < bins; ++b)
+    std::fill(fitted.block_lags.begin() + fit.borders[b],
+              fitted.block_lags.begin() + fit.borders[b + 1],
+              fit.bin_weights[b] / (sum * kKeyBlock));  // far sums are then near means of values
   return fitted;
 }
 

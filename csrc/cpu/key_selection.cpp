@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "core/draws.h"
-#include "cpu/simd/kernels.h"
 
 namespace convbasis {
 namespace {
@@ -46,26 +45,33 @@ KeySelection select_keys(const Calibration<T>& calibration, const HeadCalibratio
 }
 
 template <class T>
-FarKeys<T>::FarKeys(const Calibration<T>& calibration, const HeadCalibration<T>& head, index_t flat)
+FarKeys<T>::FarKeys(const Calibration<T>& calibration, const HeadCalibration<T>& head, index_t flat,
+                    Rows<const T> values, index_t channels)
     : head_(head),
       seed_(calibration.options.seed),
       flat_(flat),
-      n_(calibration.rows),
       wanted_(std::min(calibration.options.sample_keys, calibration.rows)),
+      channels_(channels),
       key_sums_(head.key_weights.size() + 1, 0.0),
-      lags_back_(calibration.rows) {
-  for (std::size_t j = 0; j < head.key_weights.size(); ++j)
-    key_sums_[j + 1] = key_sums_[j] + static_cast<double>(head.key_weights[j]);
-  kernels<T>().copy_reversed(head.lag_weights.data(), lags_back_.data(), n_);
+      block_sums_(static_cast<index_t>(head.lag_weights.size()) * (channels + 1)) {
+  const auto n = static_cast<index_t>(head.key_weights.size());
+  for (index_t first = 0; first < n; first += kKeyBlock) {
+    T* sums = block_sums_.data() + first / kKeyBlock * (channels + 1);
+    std::fill_n(sums, channels + 1, T(0));
+    for (index_t j = first; j < std::min(first + kKeyBlock, n); ++j) {
+      const T weight = head.key_weights[at(j)], *value = values.row(j);
+      for (index_t c = 0; c < channels; ++c) sums[c] += weight * value[c];
+      sums[channels] += weight;
+      key_sums_[at(j + 1)] = key_sums_[at(j)] + static_cast<double>(weight);
+    }
+  }
 }
 
 template <class T>
 FarDraw<T> FarKeys<T>::draw(const KeySelection& selection, index_t block) const {
-  const auto lag_weight = [&](index_t first) {
-    return static_cast<double>(head_.lag_weights[at(block * kKeyBlock - first)]);
-  };
   const auto block_mass = [&](index_t first) {
-    return lag_weight(first) * (key_sums_[at(first + kKeyBlock)] - key_sums_[at(first)]);
+    return static_cast<double>(head_.lag_weights[at(block - first / kKeyBlock)]) *
+           (key_sums_[at(first + kKeyBlock)] - key_sums_[at(first)]);
   };
   double total = 0;
   for (const KeyRange& range : selection.far)
@@ -78,17 +84,16 @@ FarDraw<T> FarKeys<T>::draw(const KeySelection& selection, index_t block) const 
   double passed = 0, next = uniform_draw(seed_, flat_, block) * step;
   for (const KeyRange& range : selection.far) {
     for (index_t first = range.first; first < range.last; first += kKeyBlock) {
-      const double here = block_mass(first), weight = lag_weight(first);
+      const double here = block_mass(first);
+      const double lag = static_cast<double>(head_.lag_weights[at(block - first / kKeyBlock)]);
       for (; next < passed + here; next += step) {
-        const double sum = key_sums_[at(first)] + (next - passed) / weight;
+        const double sum = key_sums_[at(first)] + (next - passed) / lag;
         const auto begin = key_sums_.begin() + first + 1;
-        const auto place = std::upper_bound(begin, begin + kKeyBlock - 1, sum) - begin;
-        const index_t key = first + place;
-        const double own = static_cast<double>(head_.key_weights[at(key)]);
-        if (!(own > 0)) continue;  // rounding at the border of a key without weight
+        const index_t key = first + (std::upper_bound(begin, begin + kKeyBlock - 1, sum) - begin);
+        const T own = weight(block, key);
+        if (!(own > T(0))) continue;  // rounding at the border of a key without weight
         drawn.keys.push_back(key);
-        drawn.reciprocals.push_back(static_cast<T>(1 / (own * weight)));
-        drawn.shares.push_back(static_cast<T>(1 / weight));
+        drawn.reciprocals.push_back(1 / own);
       }
       passed += here;
     }
@@ -97,20 +102,14 @@ FarDraw<T> FarKeys<T>::draw(const KeySelection& selection, index_t block) const 
 }
 
 template <class T>
-void FarKeys<T>::add_up(const FarDraw<T>& draw, index_t first, index_t count, T* models) const {
-  std::fill_n(models, count, T(0));
-  for (std::size_t s = 0; s < draw.keys.size(); ++s) {
-    const T* lags = head_.lag_weights.data() + first - draw.keys[s];
-    for (index_t r = 0; r < count; ++r) models[r] += draw.shares[s] * lags[r];
-  }
-}
-
-template <class T>
-double FarKeys<T>::subtract(index_t row, double factor, index_t first, index_t last,
-                            T* weights) const {
-  return kernels<T>().subtract_product(weights, static_cast<T>(factor),
-                                       lags_back_.data() + n_ - 1 - row + first,
-                                       head_.key_weights.data() + first, last - first);
+void FarKeys<T>::add_up(const KeySelection& selection, index_t block, T* sums) const {
+  std::fill_n(sums, channels_ + 1, T(0));
+  for (const KeyRange& range : selection.far)
+    for (index_t b = range.first / kKeyBlock; b < range.last / kKeyBlock; ++b) {
+      const T lag = head_.lag_weights[at(block - b)],
+              *own = block_sums_.data() + b * (channels_ + 1);
+      for (index_t c = 0; c <= channels_; ++c) sums[c] += lag * own[c];
+    }
 }
 
 #define CONVBASIS_INSTANTIATE(T)                                                                \

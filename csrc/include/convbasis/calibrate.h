@@ -27,20 +27,21 @@ struct CalibrateOptions {
 /// Queries, and keys, of a block.
 constexpr index_t kKeyBlock = 64;
 
-/// Which keys of one head are taken exactly, and the weights of the others: row i gives key j the
-/// weight alpha_i * lag_weights[i - j] * key_weights[j].
+/// Which keys of one head are taken exactly, and the weights of the others: a row of query block I
+/// gives key j, of key block J, the weight alpha_i * lag_weights[I - J] * key_weights[j].
 template <class T>
 struct HeadCalibration {
-  index_t near_blocks = 0;      ///< before a query block's own
-  bool has_far = false;         ///< whether keys that are not exact count at all
-  double sample_error = 0;      ///< relative error of sample rows, which the basis was fitted to;
-                                ///< infinite where exact attention is expected to be cheaper:
-                                ///< then all that the options allow is taken
-  std::vector<index_t> heavy;   ///< keys that all queries take exactly, increasing
-  std::vector<index_t> ranked;  ///< (query blocks, most): key blocks by falling weight, then -1
+  index_t near_blocks = 0;         ///< before a query block's own
+  bool has_far = false;            ///< whether keys that are not exact count at all
+  double sample_error = 0;         ///< relative error of sample rows, which the basis was fitted
+                                   ///< to; infinite where exact attention is expected to be
+                                   ///< cheaper: then all that the options allow is taken
+  std::vector<index_t> heavy;      ///< keys that all queries take exactly, rising
+  std::vector<index_t> lags;       ///< far lags that stand out, exact for all queries, rising
+  std::vector<index_t> ranked;     ///< (query blocks, most): key blocks by falling weight, then -1
   std::vector<index_t> retrieved;  ///< (query blocks): how many of these are taken, near ones apart
   std::vector<T> key_weights;      ///< (n), 0 for heavy keys
-  std::vector<T> lag_weights;      ///< (n), 0 inside the window
+  std::vector<T> lag_weights;      ///< (query blocks), by block lag; 0 for near ones
 };
 
 /// What calibrate found.
@@ -66,7 +67,7 @@ template <class T>
 ///
 /// out, lse and heads as in exact_attention. far_share (batch, heads, n) gets the share of each row
 /// that keys which are not exact have, as far as drawn keys tell: where errors are to be looked
-/// for. O(n d (exact keys of a row) + n d log n) a head.
+/// for. O(n d (exact keys of a row) + n^2 d / 4096) a head.
 template <class T>
 void calibrated_attention(View<const T, 4> query, View<const T, 4> key, View<const T, 4> value,
                           const Calibration<T>& calibration, View<T, 4> out, View<T, 3> lse,
