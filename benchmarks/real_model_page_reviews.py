@@ -1,0 +1,124 @@
+"""The section on film reviews in docs/real-models.md."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from real_model_plots import PICTURES
+from real_model_text import percent, table
+
+GOOD = 0.05  # squared relative error of a head that counts as small
+ALIKE = 0.95  # share of the answers of exact attention
+
+
+def reviews_section(found: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+    """The paper's experiment."""
+    names = ["attention", "logits computed", "squared error: median", "mean", f"below {GOOD:g}"]
+    names += ["accuracy", "answers as exact", "margins: deviation", "correlation"]
+    return [
+        "## Film reviews: the experiment of the Conv-Basis paper",
+        "",
+        "The paper (arXiv 2405.05219) lets a language model judge IMDB reviews with sequences of "
+        "2,048 tokens, and draws the relative error of attention and the accuracy against the "
+        "number of bases k, up to k = n, which is exact. Here the same with this model, and "
+        "beside plain strips the calibrated method against its tolerance.",
+        "",
+        *task(found, settings),
+        "",
+        "*k* strips are k columns of the logits at equal distances, each moved along the "
+        "diagonals up to the next; k = n is exact attention. *tol* is `conv_attention` with "
+        "`CalibrateOptions()`. *Logits computed* are those of all heads, of all that exact "
+        "attention computes; the k columns of strips are not counted. *Squared errors* are "
+        f"relative, `||Y - Y~||^2 / ||Y||^2`, of all heads with the exact model's inputs, in "
+        f"{min(settings['error_reviews'], len(found['lengths']))} of the prompts, and the share "
+        f"of heads below {GOOD:g}. All else is with the method in all layers at once. A *margin* "
+        'is the logit of " positive" less that of " negative". Its *deviation* from exact '
+        "attention's is a root mean square, in standard deviations of exact margins: at 1 nothing "
+        "is known but their mean. Ranges are 95 % intervals (Wilson).",
+        "",
+        *table(names, [row(label, entry) for label, entry in found["methods"].items()]),
+        "",
+        f"![error and accuracy against strips and tol](figures/{PICTURES['reviews']})",
+        "",
+        *conclusions(found),
+        "",
+    ]
+
+
+def task(found: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+    """What was asked, and how that was chosen."""
+    lengths = np.array(found["lengths"])
+    tried = "; ".join(
+        f"`{question.strip()}` {percent(entry['accuracy'])}, bias {entry['bias']:+.2f}"
+        for question, entry in found["tuning"].items()
+    )
+    count = next(iter(found["tuning"].values()))["reviews"]
+    return [
+        f"{lengths.size} reviews are judged, half of them positive. Reviews are seldom so long: "
+        f"ahead of each stand {settings['shots']} others with their labels, half of them positive "
+        "and drawn anew for each, such that the prompt has "
+        f"{settings['shortest']:,} to {settings['longest']:,} tokens (median "
+        f'{int(np.median(lengths)):,}). The next token decides, " positive" against " negative", '
+        "and only by which has the higher score above a bias, the median margin. Bias and wording "
+        f"of the question were chosen with exact attention on {count} other reviews: {tried}; "
+        f"`{found['question'].strip()}` it is. Examples, tuning and judged reviews are disjoint.",
+    ]
+
+
+def row(label: str, entry: dict[str, Any]) -> list[str]:
+    """One line of the table."""
+    errors = np.ravel(entry.get("squared_errors", [0.0]))
+    return [
+        "exact, k = n" if label == "exact" else label,
+        percent(entry.get("exact_share", 1.0 if label == "exact" else None)),
+        f"{np.median(errors):.2g}",
+        f"{errors.mean():.2g}",
+        percent((errors < GOOD).mean()),
+        ranged(entry, "accuracy"),
+        ranged(entry, "agreement"),
+        number(entry["deviation"]),
+        number(entry["correlation"]),
+    ]
+
+
+def ranged(entry: dict[str, Any], name: str) -> str:
+    """A share and its interval."""
+    low, high = entry[f"{name}_interval"]
+    return f"{percent(entry[name])} ({100 * low:.0f} to {100 * high:.0f})"
+
+
+def number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def conclusions(found: dict[str, Any]) -> list[str]:
+    """What the numbers say, in words."""
+    methods = found["methods"]
+    strips = [label for label in methods if label.startswith("k = ")]
+    tols = [label for label in methods if label.startswith("tol ")]
+    n = int(np.median(found["lengths"]))
+    lines = []
+    for labels, name in ((strips, "Plain strips"), (tols, "The calibrated method")):
+        if not labels:
+            continue
+        labels = sorted(labels, key=lambda label: float(label.split()[-1]))
+        alike = [label for label in labels if methods[label]["agreement"] >= ALIKE]
+        small = [label for label in labels if median_error(methods[label]) < GOOD]
+        last = labels[-1]
+        lines.append(
+            f"- {name}: the answers are those of exact attention in {percent(ALIKE)} of the "
+            f"prompts or more at {listed(alike)}; the median squared error of a head is below "
+            f"{GOOD:g} at {listed(small)}. At {last} (n = {n:,}) it is "
+            f"{median_error(methods[last]):.2g}, and margins correlate with exact ones by "
+            f"{number(methods[last]['correlation'])}."
+        )
+    return lines
+
+
+def median_error(entry: dict[str, Any]) -> float:
+    return float(np.median(np.ravel(entry["squared_errors"])))
+
+
+def listed(labels: list[str]) -> str:
+    return ", ".join(labels) if labels else "none of the settings"
