@@ -7,7 +7,7 @@
 `prose` runs whole prefills of a long text, exact and approximate in turn, beside attention to a
 window and a few first keys, and to heavy keys alone, at equal cost. `reviews` repeats the
 experiment of the Conv-Basis paper: sentiment of film reviews against the number of strips, and
-against the tolerance; about a minute a review on two cores, and what is finished is kept. `page`
+against the tolerance; about a minute a prompt on two cores, and what is finished is kept. `page`
 writes docs/real-models.md, docs/should-i-use-this.md and their pictures from what was measured;
 files of several runs are merged. Nothing is downloaded.
 """
@@ -81,13 +81,13 @@ def build_parser() -> argparse.ArgumentParser:
 
     reviews = parts.add_parser("reviews", parents=[runs], help="sentiment against k and tol")
     add = reviews.add_argument
-    add("--reviews", type=even, default=60, metavar="N", help="to be judged" + default)
-    add("--tuning", type=even, default=20, metavar="N", help="others, for the wording" + default)
-    add("--shots", type=even, default=8, metavar="N", help="labelled ones ahead of each" + default)
+    add("--prompts", type=count, default=40, metavar="N", help="to be judged" + default)
+    add("--tuning", type=count, default=8, metavar="N", help="others, for the wording" + default)
+    add("--reviews", type=even, default=8, metavar="N", help="in each prompt" + default)
     add("--shortest", type=count, default=2048, metavar="N", help="fewest tokens" + default)
-    add("--longest", type=count, default=2304, metavar="N", help="most tokens" + default)
+    add("--longest", type=count, default=2176, metavar="N", help="most tokens" + default)
     errors = "how many of them also give errors by head" + default
-    add("--error-reviews", type=count, default=2, metavar="N", help=errors)
+    add("--error-prompts", type=count, default=2, metavar="N", help=errors)
     ks = "numbers of strips; exact attention is always there" + default
     add("--num-bases", type=numbers(int), default=[1, 4, 16, 64, 128, 256, 512, 1024], help=ks)
     tols = "tolerances of conv_attention with CalibrateOptions" + default
@@ -123,7 +123,7 @@ def run_prose(arguments: argparse.Namespace) -> None:
 
 
 def run_reviews(arguments: argparse.Namespace) -> None:
-    """The paper's experiment; what is finished is kept after each review."""
+    """The paper's experiment; what is finished is kept after each prompt."""
     from real_model_reviews import check, experiment, stages
 
     check(arguments)
@@ -132,7 +132,7 @@ def run_reviews(arguments: argparse.Namespace) -> None:
 
         def keep(result: dict[str, Any]) -> None:
             save(arguments, loaded, "reviews", [result])
-            shown.line(f"{len(result['lengths'])} of {arguments.reviews} reviews judged")
+            shown.line(f"{len(result['lengths'])} of {arguments.prompts} prompts judged")
 
         result = experiment(loaded, arguments, shown.step, keep)
     for label, entry in result["methods"].items():

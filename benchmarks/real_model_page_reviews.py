@@ -21,23 +21,23 @@ def reviews_section(found: dict[str, Any], settings: dict[str, Any]) -> list[str
         "",
         "The paper (arXiv 2405.05219) lets a language model judge IMDB reviews with sequences of "
         "2,048 tokens, and draws the relative error of attention and the accuracy against the "
-        "number of bases k, up to k = n, which is exact. Here the same with this model, and "
-        "beside plain strips the calibrated method against its tolerance.",
+        "number of bases k, up to k = n, which is exact. Here is the same with this model, and, "
+        "beside plain strips, the calibrated method against its tolerance.",
         "",
         *task(found, settings),
         "",
         "*k* strips are k columns of the logits at equal distances, each moved along the "
         "diagonals up to the next; k = n is exact attention. *tol* is `conv_attention` with "
-        "`CalibrateOptions()`. *Logits computed* are those of all heads, of all that exact "
-        "attention computes; the k columns of strips are not counted. *Squared errors* are "
-        f"relative, `||Y - Y~||^2 / ||Y||^2`, of all heads with the exact model's inputs, in "
-        f"{min(settings['error_reviews'], len(found['lengths']))} of the prompts, and the share "
-        f"of heads below {GOOD:g}. All else is with the method in all layers at once. A *margin* "
-        'is the logit of " positive" less that of " negative". Its *deviation* from exact '
-        "attention's is a root mean square, in standard deviations of exact margins: at 1 nothing "
-        "is known but their mean. Ranges are 95 % intervals (Wilson).",
+        "`CalibrateOptions()`. *Logits computed*: of all that exact attention computes; for "
+        "strips, k columns. *Squared errors* are relative, `||Y - Y~||^2 / ||Y||^2`, of "
+        "each head with the exact model's inputs, in "
+        f"{min(settings['error_prompts'], len(found['lengths']))} of the prompts, and the share of "
+        f"heads below {GOOD:g}. The other columns are with the method in all layers at once. A "
+        '*margin* is the logit of " positive" less that of " negative"; its *deviation* from '
+        "exact attention's is a root mean square, in standard deviations of exact margins: 1 is "
+        "as good as their mean alone. In brackets: 95 % intervals (Wilson).",
         "",
-        *table(names, [row(label, entry) for label, entry in found["methods"].items()]),
+        *table(names, [row(label, entry, found) for label, entry in found["methods"].items()]),
         "",
         f"![error and accuracy against strips and tol](figures/{PICTURES['reviews']})",
         "",
@@ -48,30 +48,32 @@ def reviews_section(found: dict[str, Any], settings: dict[str, Any]) -> list[str
 
 def task(found: dict[str, Any], settings: dict[str, Any]) -> list[str]:
     """What was asked, and how that was chosen."""
-    lengths = np.array(found["lengths"])
+    lengths, positive = found["lengths"], found["positive"]
     tried = "; ".join(
-        f"`{question.strip()}` {percent(entry['accuracy'])}, bias {entry['bias']:+.2f}"
+        f"`{question.strip()}` {percent(entry['accuracy'])} right, bias {entry['bias']:+.2f}"
         for question, entry in found["tuning"].items()
     )
-    count = next(iter(found["tuning"].values()))["reviews"]
+    apart = next(iter(found["tuning"].values()))["reviews"]
     return [
-        f"{lengths.size} reviews are judged, half of them positive. Reviews are seldom so long: "
-        f"ahead of each stand {settings['shots']} others with their labels, half of them positive "
-        "and drawn anew for each, such that the prompt has "
-        f"{settings['shortest']:,} to {settings['longest']:,} tokens (median "
-        f'{int(np.median(lengths)):,}). The next token decides, " positive" against " negative", '
-        "and only by which has the higher score above a bias, the median margin. Bias and wording "
-        f"of the question were chosen with exact attention on {count} other reviews: {tried}; "
-        f"`{found['question'].strip()}` it is. Examples, tuning and judged reviews are disjoint.",
+        f"Few reviews are so long. So each of {len(lengths)} prompts, of {min(lengths):,} to "
+        f"{max(lengths):,} tokens, is {settings['reviews']} reviews without labels, half of them "
+        "positive, no review in two prompts. It is read in one prefill with the attention under "
+        "test. The reviews that end in its second half are judged, "
+        f"{len(positive)} in all, {percent(float(np.mean(positive)))} of them positive: behind "
+        "each, a question goes on from the cache, its few rows by exact attention, as whenever "
+        'text is generated. The answer is " positive" if that scores higher than " negative" as '
+        "the next token by more than a bias, the median. Bias and wording of the question were "
+        f"chosen with exact attention on {apart} reviews apart: {tried}. It is "
+        f"`{found['question'].strip()}`.",
     ]
 
 
-def row(label: str, entry: dict[str, Any]) -> list[str]:
+def row(label: str, entry: dict[str, Any], found: dict[str, Any]) -> list[str]:
     """One line of the table."""
     errors = np.ravel(entry.get("squared_errors", [0.0]))
     return [
         "exact, k = n" if label == "exact" else label,
-        percent(entry.get("exact_share", 1.0 if label == "exact" else None)),
+        percent(computed(label, entry, float(np.median(found["lengths"])))),
         f"{np.median(errors):.2g}",
         f"{errors.mean():.2g}",
         percent((errors < GOOD).mean()),
@@ -80,6 +82,14 @@ def row(label: str, entry: dict[str, Any]) -> list[str]:
         number(entry["deviation"]),
         number(entry["correlation"]),
     ]
+
+
+def computed(label: str, entry: dict[str, Any], n: float) -> float:
+    """Share of the causal logits that were computed."""
+    if label.startswith("k = "):
+        k = min(float(label.split()[-1]), n)
+        return k * (n + n / k) / 2 / (n * (n + 1) / 2)  # columns at equal distances, from 0 on
+    return float(entry.get("exact_share", 1.0))
 
 
 def ranged(entry: dict[str, Any], name: str) -> str:
@@ -108,7 +118,7 @@ def conclusions(found: dict[str, Any]) -> list[str]:
         last = labels[-1]
         lines.append(
             f"- {name}: the answers are those of exact attention in {percent(ALIKE)} of the "
-            f"prompts or more at {listed(alike)}; the median squared error of a head is below "
+            f"judgements or more at {listed(alike)}; the median squared error of a head is below "
             f"{GOOD:g} at {listed(small)}. At {last} (n = {n:,}) it is "
             f"{median_error(methods[last]):.2g}, and margins correlate with exact ones by "
             f"{number(methods[last]['correlation'])}."

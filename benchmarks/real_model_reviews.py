@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import torch
 from real_model_inputs import Loaded, Missing
 from real_model_methods import Function, Plugged, exact, on_arrays, relative_errors, strips
-from real_model_prompts import QUESTIONS, Prompt, answers, parts, prompts
+from real_model_prompts import QUESTIONS, Prompt, answers, encoded, prompts
+from transformers import DynamicCache
 
 import convbasis as cb
 
@@ -59,19 +60,37 @@ class Observer:
 
 
 class Judge:
-    """Asks the model for the sentiment, with any attention."""
+    """Asks the model for the sentiment of reviews that it has read with any attention."""
 
     def __init__(self, loaded: Loaded) -> None:
         self.model, (self.no, self.yes) = loaded.model, answers(loaded)
+        self.questions = {text: torch.tensor([encoded(loaded, text)]) for text in QUESTIONS}
         self.plugged = Plugged("reviews", exact)
         self.model.set_attn_implementation(self.plugged.name)
 
-    def margin(self, prompt: Prompt, attention: Callable[..., Any]) -> float:
-        """How much higher " positive" scores than " negative" as the next token."""
-        self.plugged.function = attention
+    def margins(
+        self, prompt: Prompt, attention: Callable[..., Any], questions: Iterable[str]
+    ) -> dict[str, list[float]]:
+        """Of each question how much higher " positive" scores than " negative", by review.
+
+        One prefill with `attention`. Each question then stands right behind its review, with the
+        cached keys up to there; its few rows are exact, as all are while text is generated.
+        """
+        cache = DynamicCache()
+        found: dict[str, list[float]] = {question: [] for question in questions}
         with torch.inference_mode():
-            scores = self.model(prompt.tokens, use_cache=False, logits_to_keep=1).logits[0, -1]
-        return float(scores[self.yes] - scores[self.no])
+            self.plugged.function = attention
+            self.model.model(torch.tensor([prompt.tokens]), past_key_values=cache, use_cache=True)
+            self.plugged.function = exact
+            for end in reversed(prompt.ends):
+                for question, margins in found.items():
+                    if cache.get_seq_length() > end:
+                        cache.crop(end - cache.get_seq_length())
+                    tokens = self.questions[question]
+                    asked = self.model(tokens, past_key_values=cache, logits_to_keep=1)
+                    scores = asked.logits[0, -1]
+                    margins.insert(0, float(scores[self.yes] - scores[self.no]))
+        return found
 
 
 def check(arguments: Any) -> None:
@@ -81,17 +100,17 @@ def check(arguments: Any) -> None:
             "--shortest and --longest are lengths of prompts; expected shortest <= longest; got "
             f"{arguments.shortest} and {arguments.longest}"
         )
-    if arguments.error_reviews > arguments.reviews:
+    if arguments.error_prompts > arguments.prompts:
         raise Missing(
-            "--error-reviews are some of the reviews; expected at most "
-            f"{arguments.reviews}; got {arguments.error_reviews}"
+            "--error-prompts are some of the prompts; expected at most "
+            f"{arguments.prompts}; got {arguments.error_prompts}"
         )
 
 
 def stages(arguments: Any) -> int:
     """How many steps `experiment` takes."""
     methods = 1 + len(arguments.num_bases) + len(arguments.tols)
-    return len(QUESTIONS) * arguments.tuning + methods * arguments.reviews
+    return arguments.tuning + methods * arguments.prompts
 
 
 def experiment(
@@ -104,15 +123,10 @@ def experiment(
             f"--longest is a length of prompts; expected at most the model's context, {context:,}; "
             f"got {arguments.longest}"
         )
-    longest = 2 * arguments.longest // (arguments.shots + 1)
-    found = parts(loaded, arguments.tuning, arguments.reviews, longest, arguments.seed)
+    apart, made = prompts(loaded, (arguments.tuning, arguments.prompts), arguments)
     judge = Judge(loaded)
-    tuned = {}
-    for question in QUESTIONS:
-        made = prompts(loaded, question, found.tuning, found.examples, arguments)
-        tuned[question] = tuning(judge, made, step)
+    tuned = tuning(judge, apart, step)
     question = max(tuned, key=lambda name: tuned[name]["accuracy"])
-    made = prompts(loaded, question, found.judged, found.examples, arguments)
     threads = arguments.num_threads
     calibrated = {f"tol {tol:g}": Calibrated(tol, threads) for tol in arguments.tols}
     functions: dict[str, Function] = {f"k = {k}": strips(k, threads) for k in arguments.num_bases}
@@ -120,56 +134,52 @@ def experiment(
     whole = {EXACT: exact} | {label: on_arrays(each) for label, each in functions.items()}
     observer = Observer(functions)
     margins: dict[str, list[float]] = {label: [] for label in whole}
-    result: dict[str, Any] = {}
+    result: dict[str, Any] = {"lengths": [], "positive": [], "tuning": tuned, "question": question}
     for number, prompt in enumerate(made):
-        n = prompt.tokens.shape[1]
+        result["lengths"].append(len(prompt.tokens))
+        result["positive"] += prompt.positive
         for label, attention in whole.items():
-            step(f"review {number + 1} of {len(made)}, {n:,} tokens: {label}")
-            observed = label == EXACT and number < arguments.error_reviews
-            margins[label].append(judge.margin(prompt, observer if observed else attention))
-        judged = made[: number + 1]
-        result = {
-            "lengths": [int(prompt.tokens.shape[1]) for prompt in judged],
-            "positive": [prompt.positive for prompt in judged],
-            "tuning": tuned,
-            "question": question,
-            "methods": {
-                label: summary(margins, label, judged, tuned[question]["bias"]) for label in whole
-            },
-        }
+            step(f"prompt {number + 1} of {len(made)}, {len(prompt.tokens):,} tokens: {label}")
+            if label == EXACT and number < arguments.error_prompts:
+                attention = observer
+            margins[label] += judge.margins(prompt, attention, [question])[question]
+        bias = tuned[question]["bias"]
+        methods = {label: summary(margins, label, result["positive"], bias) for label in whole}
         for label, function in calibrated.items():
-            result["methods"][label]["exact_share"] = float(np.mean(function.shares))
+            methods[label]["exact_share"] = float(np.mean(function.shares))
         for label, errors in observer.squared_errors.items():
-            result["methods"][label]["squared_errors"] = np.reshape(
+            methods[label]["squared_errors"] = np.reshape(
                 errors, (-1, loaded.model.config.num_hidden_layers, len(errors[0]))
             )
-        keep(result)
-    return result
+        keep(result | {"methods": methods})
+    return result | {"methods": methods}
 
 
-def tuning(judge: Judge, made: list[Prompt], step: Callable[[str], None]) -> dict[str, Any]:
-    """With exact attention: the median margin, and how many it parts rightly."""
-    margins = []
-    for number, prompt in enumerate(made):
-        step(f"tuning: review {number + 1} of {len(made)}")
-        margins.append(judge.margin(prompt, exact))
-    bias = float(np.median(margins))
-    right = [
-        (margin > bias) == prompt.positive for margin, prompt in zip(margins, made, strict=True)
-    ]
-    return {"bias": bias, "accuracy": float(np.mean(right)), "reviews": len(made)}
+def tuning(judge: Judge, apart: list[Prompt], step: Callable[[str], None]) -> dict[str, Any]:
+    """Of each question, with exact attention: the median margin, and how many it parts rightly."""
+    margins: dict[str, list[float]] = {question: [] for question in QUESTIONS}
+    for number, prompt in enumerate(apart):
+        step(f"tuning: prompt {number + 1} of {len(apart)}")
+        for question, found in judge.margins(prompt, exact, QUESTIONS).items():
+            margins[question] += found
+    right = np.array([positive for prompt in apart for positive in prompt.positive])
+    tuned = {}
+    for question, found in margins.items():
+        bias = float(np.median(found))
+        accuracy = float(((np.array(found) > bias) == right).mean())
+        tuned[question] = {"bias": bias, "accuracy": accuracy, "reviews": len(found)}
+    return tuned
 
 
 def summary(
-    margins: dict[str, list[float]], label: str, judged: list[Prompt], bias: float
+    margins: dict[str, list[float]], label: str, positive: list[bool], bias: float
 ) -> dict[str, Any]:
     """How good the answers are, and how near to those of exact attention.
 
     `deviation` is the root mean square difference of the margins in standard deviations of the
     exact ones: 1 is as far as their mean alone. Both are None where margins do not vary.
     """
-    want, got = np.array(margins[EXACT]), np.array(margins[label])
-    right = np.array([prompt.positive for prompt in judged])
+    want, got, right = np.array(margins[EXACT]), np.array(margins[label]), np.array(positive)
     spread, own = want.std(), got.std()
     found: dict[str, Any] = {
         "margins": margins[label],
