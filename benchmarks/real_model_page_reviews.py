@@ -15,7 +15,7 @@ ALIKE = 0.95  # share of the answers of exact attention
 def reviews_section(found: dict[str, Any], settings: dict[str, Any]) -> list[str]:
     """The paper's experiment."""
     names = ["attention", "logits computed", "squared error: median", "mean", f"below {GOOD:g}"]
-    names += ["accuracy", "answers as exact", "margins: deviation", "correlation"]
+    names += ["accuracy", "answers as exact", "area under ROC", "margins: deviation", "correlation"]
     return [
         "## Film reviews: the experiment of the Conv-Basis paper",
         "",
@@ -33,7 +33,8 @@ def reviews_section(found: dict[str, Any], settings: dict[str, Any]) -> list[str
         "each head with the exact model's inputs, in "
         f"{min(settings['error_prompts'], len(found['lengths']))} of the prompts, and the share of "
         f"heads below {GOOD:g}. The other columns are with the method in all layers at once. A "
-        '*margin* is the logit of " positive" less that of " negative"; its *deviation* from '
+        '*margin* is the logit of " positive" less that of " negative"; the area under its ROC '
+        "needs no bias, and is 0.5 for chance. The *deviation* of margins from "
         "exact attention's is a root mean square, in standard deviations of exact margins: 1 is "
         "as good as their mean alone. In brackets: 95 % intervals (Wilson).",
         "",
@@ -79,6 +80,7 @@ def row(label: str, entry: dict[str, Any], found: dict[str, Any]) -> list[str]:
         percent((errors < GOOD).mean()),
         ranged(entry, "accuracy"),
         ranged(entry, "agreement"),
+        number(area(entry["margins"], found["positive"])),
         number(entry["deviation"]),
         number(entry["correlation"]),
     ]
@@ -98,6 +100,15 @@ def ranged(entry: dict[str, Any], name: str) -> str:
     return f"{percent(entry[name])} ({100 * low:.0f} to {100 * high:.0f})"
 
 
+def area(margins: list[float], positive: list[bool]) -> float | None:
+    """How often a positive review has a higher margin than a negative one."""
+    got, right = np.array(margins), np.array(positive, bool)
+    if right.all() or not right.any():
+        return None
+    above = got[right][:, None] - got[~right]
+    return float(np.mean((np.sign(above) + 1) / 2))
+
+
 def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
@@ -105,23 +116,20 @@ def number(value: float | None) -> str:
 def conclusions(found: dict[str, Any]) -> list[str]:
     """What the numbers say, in words."""
     methods = found["methods"]
-    strips = [label for label in methods if label.startswith("k = ")]
-    tols = [label for label in methods if label.startswith("tol ")]
-    n = int(np.median(found["lengths"]))
-    lines = []
-    for labels, name in ((strips, "Plain strips"), (tols, "The calibrated method")):
-        if not labels:
+    lines = [f"- Exact attention is right in {ranged(methods['exact'], 'accuracy')}."]
+    for prefix, name in (("k = ", "Plain strips"), ("tol ", "The calibrated method")):
+        chosen = {label: entry for label, entry in methods.items() if label.startswith(prefix)}
+        if not chosen:
             continue
-        labels = sorted(labels, key=lambda label: float(label.split()[-1]))
-        alike = [label for label in labels if methods[label]["agreement"] >= ALIKE]
-        small = [label for label in labels if median_error(methods[label]) < GOOD]
-        last = labels[-1]
+        right = [entry["accuracy"] for entry in chosen.values()]
+        alike = [label for label, entry in chosen.items() if entry["agreement"] >= ALIKE]
+        small = [label for label, entry in chosen.items() if median_error(entry) < GOOD]
+        errors = [median_error(entry) for entry in chosen.values()]
         lines.append(
-            f"- {name}: the answers are those of exact attention in {percent(ALIKE)} of the "
-            f"judgements or more at {listed(alike)}; the median squared error of a head is below "
-            f"{GOOD:g} at {listed(small)}. At {last} (n = {n:,}) it is "
-            f"{median_error(methods[last]):.2g}, and margins correlate with exact ones by "
-            f"{number(methods[last]['correlation'])}."
+            f"- {name}: right in {100 * min(right):.0f} to {percent(max(right))}. Answers are "
+            f"those of exact attention in {percent(ALIKE)} or more at {listed(alike)}. The median "
+            f"squared error of a head is {min(errors):.2g} to {max(errors):.2g}, depending on the "
+            f"setting; it is below {GOOD:g} at {listed(small)}."
         )
     return lines
 
@@ -131,4 +139,4 @@ def median_error(entry: dict[str, Any]) -> float:
 
 
 def listed(labels: list[str]) -> str:
-    return ", ".join(labels) if labels else "none of the settings"
+    return ", ".join(labels) if labels else "none of these settings"

@@ -242,6 +242,7 @@ def test_strips_as_many_as_columns_are_exact(reviews):
 def entry(errors=None, **others):
     """A method's results."""
     found = {
+        "margins": [0.1, -0.3, 0.2],
         "accuracy": 0.8,
         "accuracy_interval": [0.7, 0.9],
         "agreement": 1.0,
@@ -255,7 +256,12 @@ def entry(errors=None, **others):
 @pytest.fixture
 def result():
     """Results of two settings of either kind."""
-    useless = {"agreement": 0.5, "agreement_interval": [0.4, 0.6], "correlation": None}
+    useless = {
+        "margins": [0.0, 0.0, 0.0],
+        "agreement": 0.5,
+        "agreement_interval": [0.4, 0.6],
+        "correlation": None,
+    }
     return {
         "lengths": [2050, 2060, 2070],
         "positive": [True, False, True],
@@ -274,13 +280,15 @@ def result():
 def test_section_says_what_was_measured(bench, result):
     settings = {"reviews": 8, "error_prompts": 2}
     text = "\n".join(bench.page_reviews.reviews_section(result, settings))
-    assert "| exact, k = n | 100 % | 0 | 0 | 100 % | 80 % (70 to 90) | 100 % (90 to 100) |" in text
-    assert "| k = 1 | 0 % | 1 | 1 | 0 % | 80 % (70 to 90) | 50 % (40 to 60) | 0.20 | - |" in text
+    right = "80 % (70 to 90)"
+    assert f"| exact, k = n | 100 % | 0 | 0 | 100 % | {right} | 100 % (90 to 100) | 1.00 |" in text
+    assert f"| k = 1 | 0 % | 1 | 1 | 0 % | {right} | 50 % (40 to 60) | 0.50 | 0.20 | - |" in text
     assert "| tol 0.4 | 30 % | 0.04 | 0.04 | 67 % |" in text
     assert "`Sentiment:` 85 % right, bias -0.30" in text
-    alike = "the answers are those of exact attention in 95 % of the judgements or more at"
-    assert f"Plain strips: {alike} none of the settings;" in text
-    assert f"The calibrated method: {alike} tol 0.1, tol 0.4;" in text
+    alike = "Answers are those of exact attention in 95 % or more at"
+    assert f"Plain strips: right in 80 to 80 %. {alike} none of these settings." in text
+    assert f"The calibrated method: right in 80 to 80 %. {alike} tol 0.1, tol 0.4." in text
+    assert "error of a head is 0.5 to 1, depending on the setting; it is below 0.05 at none" in text
 
 
 def test_picture_is_drawn(bench, result):
