@@ -79,19 +79,25 @@ def build_parser() -> argparse.ArgumentParser:
     prose.add_argument("--rounds", type=int, default=2, metavar="N", help="passes each" + default)
     prose.set_defaults(run=run_prose)
 
-    reviews = parts.add_parser("reviews", parents=[runs], help="sentiment against k and tol")
+    told = "Sentiment of film reviews with exact attention, plain strips, and tolerances."
+    reviews = parts.add_parser(
+        "reviews", parents=[runs], help="sentiment against k and tol", description=told
+    )
     add = reviews.add_argument
-    add("--prompts", type=count, default=40, metavar="N", help="to be judged" + default)
-    add("--tuning", type=count, default=8, metavar="N", help="others, for the wording" + default)
-    add("--reviews", type=even, default=8, metavar="N", help="in each prompt" + default)
+    add("--prompts", type=count, default=40, metavar="N", help="prompts that count" + default)
+    tuning = "prompts apart, for wording and bias" + default
+    add("--tuning", type=count, default=8, metavar="N", help=tuning)
+    within = "in a prompt; those in its second half are judged" + default
+    add("--reviews", type=even, default=8, metavar="N", help=within)
     add("--shortest", type=count, default=2048, metavar="N", help="fewest tokens" + default)
     add("--longest", type=count, default=2176, metavar="N", help="most tokens" + default)
-    errors = "how many of them also give errors by head" + default
+    errors = "prompts that also give the errors of every head" + default
     add("--error-prompts", type=count, default=2, metavar="N", help=errors)
-    ks = "numbers of strips; exact attention is always there" + default
-    add("--num-bases", type=numbers(int), default=[1, 4, 16, 64, 128, 256, 512, 1024], help=ks)
-    tols = "tolerances of conv_attention with CalibrateOptions" + default
-    add("--tols", type=numbers(float), default=[0.1, 0.22, 0.4, 0.7], help=tols)
+    ks = "strips; exact attention is always there" + default
+    bases = [1, 4, 16, 64, 128, 256, 512, 1024]
+    add("--num-bases", type=numbers(int), default=bases, metavar="K,...", help=ks)
+    tols = "of conv_attention with CalibrateOptions" + default
+    add("--tols", type=numbers(float), default=[0.1, 0.22, 0.4, 0.7], metavar="TOL,...", help=tols)
     add("--seed", type=int, default=0, metavar="N", help="of every random choice" + default)
     reviews.set_defaults(run=run_reviews)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,8 @@ def task(found: dict[str, Any], settings: dict[str, Any]) -> list[str]:
         "test. The reviews that end in its second half are judged, "
         f"{len(positive)} in all, {percent(float(np.mean(positive)))} of them positive: behind "
         "each, a question goes on from the cache, its few rows by exact attention, as whenever "
-        'text is generated. The answer is " positive" if that scores higher than " negative" as '
+        "text is generated; that is kinder than a question in the prompt, where every method would "
+        'compute it. The answer is " positive" if that scores higher than " negative" as '
         "the next token by more than a bias, the median. Bias and wording of the question were "
         f"chosen with exact attention on {apart} reviews apart: {tried}. It is "
         f"`{found['question'].strip()}`.",
@@ -100,37 +102,42 @@ def ranged(entry: dict[str, Any], name: str) -> str:
     return f"{percent(entry[name])} ({100 * low:.0f} to {100 * high:.0f})"
 
 
-def area(margins: list[float], positive: list[bool]) -> float | None:
-    """How often a positive review has a higher margin than a negative one."""
+def area(margins: list[float], positive: list[bool]) -> float:
+    """How often a positive review has a higher margin than a negative one; NaN without either."""
     got, right = np.array(margins), np.array(positive, bool)
     if right.all() or not right.any():
-        return None
+        return math.nan
     above = got[right][:, None] - got[~right]
     return float(np.mean((np.sign(above) + 1) / 2))
 
 
 def number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+    return "-" if value is None or math.isnan(value) else f"{value:.2f}"
 
 
 def conclusions(found: dict[str, Any]) -> list[str]:
     """What the numbers say, in words."""
-    methods = found["methods"]
-    lines = [f"- Exact attention is right in {ranged(methods['exact'], 'accuracy')}."]
+    methods, positive = found["methods"], found["positive"]
+    lines = [
+        f"- Exact attention: right in {ranged(methods['exact'], 'accuracy')}, area under the ROC "
+        f"{number(area(methods['exact']['margins'], positive))}."
+    ]
     for prefix, name in (("k = ", "Plain strips"), ("tol ", "The calibrated method")):
         chosen = {label: entry for label, entry in methods.items() if label.startswith(prefix)}
         if not chosen:
             continue
         right = [entry["accuracy"] for entry in chosen.values()]
+        areas = [area(entry["margins"], positive) for entry in chosen.values()]
+        errors = [median_error(entry) for entry in chosen.values()]
         alike = [label for label, entry in chosen.items() if entry["agreement"] >= ALIKE]
         small = [label for label, entry in chosen.items() if median_error(entry) < GOOD]
-        errors = [median_error(entry) for entry in chosen.values()]
-        lines.append(
-            f"- {name}: right in {100 * min(right):.0f} to {percent(max(right))}. Answers are "
-            f"those of exact attention in {percent(ALIKE)} or more at {listed(alike)}. The median "
-            f"squared error of a head is {min(errors):.2g} to {max(errors):.2g}, depending on the "
-            f"setting; it is below {GOOD:g} at {listed(small)}."
-        )
+        lines += [
+            f"- {name}: right in {100 * min(right):.0f} to {percent(max(right))}, "
+            f"area {number(min(areas))} to {number(max(areas))}. Answers are those of exact "
+            f"attention in {percent(ALIKE)} or more at {listed(alike)}. The median squared error "
+            f"of a head is {min(errors):.2g} to {max(errors):.2g}, depending on the setting; it is "
+            f"below {GOOD:g} at {listed(small)}."
+        ]
     return lines
 
 

@@ -123,6 +123,9 @@ def reviews(results: Any) -> bytes:
             settings = sorted(chosen)
             errors, answers = panels[:, column]
             draw_errors(errors, settings, [chosen[each] for each in settings])
+            if prefix == "tol ":
+                errors.plot(settings, np.square(settings), "--", color=GREY, label="tol, squared")
+            errors.legend(loc="lower left" if prefix == "k = " else "upper left")
             ends = {n: methods["exact"]} if prefix == "k = " else {}
             draw_answers(answers, chosen | ends)
             answers.axhline(0.5, color=GREY, linewidth=0.8, linestyle=":")
@@ -133,10 +136,6 @@ def reviews(results: Any) -> bytes:
             answers.set_xticks(list(ticks), list(ticks.values()))
             answers.set(xlabel=name, ylim=(-0.12, 1.05))
             answers.minorticks_off()
-        squares = [float(each) for each in panels[0, 1].lines[0].get_xdata()]
-        panels[0, 1].plot(squares, np.square(squares), "--", color=GREY, label="tol, squared")
-        for axes in panels[0]:
-            axes.legend(loc="lower left" if axes is panels[0, 0] else "lower right")
         panels[1, 1].legend(loc="lower left")
         panels[0, 0].set_ylabel("squared relative error of a head")
         panels[1, 0].set_ylabel("share of reviews; correlation")

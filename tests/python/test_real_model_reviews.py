@@ -286,8 +286,8 @@ def test_section_says_what_was_measured(bench, result):
     assert "| tol 0.4 | 30 % | 0.04 | 0.04 | 67 % |" in text
     assert "`Sentiment:` 85 % right, bias -0.30" in text
     alike = "Answers are those of exact attention in 95 % or more at"
-    assert f"Plain strips: right in 80 to 80 %. {alike} none of these settings." in text
-    assert f"The calibrated method: right in 80 to 80 %. {alike} tol 0.1, tol 0.4." in text
+    assert f"Plain strips: right in 80 to 80 %, area 0.50 to 0.50. {alike} none of these" in text
+    assert f"method: right in 80 to 80 %, area 1.00 to 1.00. {alike} tol 0.1, tol 0.4." in text
     assert "error of a head is 0.5 to 1, depending on the setting; it is below 0.05 at none" in text
 
 
