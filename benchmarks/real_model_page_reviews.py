@@ -37,7 +37,8 @@ def reviews_section(found: dict[str, Any], settings: dict[str, Any]) -> list[str
         '*margin* is the logit of " positive" less that of " negative"; the area under its ROC '
         "needs no bias, and is 0.5 for chance. The *deviation* of margins from "
         "exact attention's is a root mean square, in standard deviations of exact margins: 1 is "
-        "as good as their mean alone. In brackets: 95 % intervals (Wilson).",
+        "as good as their mean alone. In brackets: 95 % intervals (Wilson), "
+        "as if reviews of one prompt were independent.",
         "",
         *table(names, [row(label, entry, found) for label, entry in found["methods"].items()]),
         "",
@@ -56,6 +57,8 @@ def task(found: dict[str, Any], settings: dict[str, Any]) -> list[str]:
         for question, entry in found["tuning"].items()
     )
     apart = next(iter(found["tuning"].values()))["reviews"]
+    cut = len(lengths) < settings["prompts"]
+    ended = f" The run was ended after {len(lengths)} of {settings['prompts']} prompts."
     return [
         f"Few reviews are so long. So each of {len(lengths)} prompts, of {min(lengths):,} to "
         f"{max(lengths):,} tokens, is {settings['reviews']} reviews without labels, half of them "
@@ -67,7 +70,7 @@ def task(found: dict[str, Any], settings: dict[str, Any]) -> list[str]:
         'compute it. The answer is " positive" if that scores higher than " negative" as '
         "the next token by more than a bias, the median. Bias and wording of the question were "
         f"chosen with exact attention on {apart} reviews apart: {tried}. It is "
-        f"`{found['question'].strip()}`.",
+        f"`{found['question'].strip()}`.{ended if cut else ''}",
     ]
 
 

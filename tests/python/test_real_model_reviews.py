@@ -278,12 +278,13 @@ def result():
 
 
 def test_section_says_what_was_measured(bench, result):
-    settings = {"reviews": 8, "error_prompts": 2}
+    settings = {"prompts": 5, "reviews": 8, "error_prompts": 2}
     text = "\n".join(bench.page_reviews.reviews_section(result, settings))
     right = "80 % (70 to 90)"
     assert f"| exact, k = n | 100 % | 0 | 0 | 100 % | {right} | 100 % (90 to 100) | 1.00 |" in text
     assert f"| k = 1 | 0 % | 1 | 1 | 0 % | {right} | 50 % (40 to 60) | 0.50 | 0.20 | - |" in text
     assert "| tol 0.4 | 30 % | 0.04 | 0.04 | 67 % |" in text
+    assert "The run was ended after 3 of 5 prompts." in text
     assert "`Sentiment:` 85 % right, bias -0.30" in text
     alike = "Answers are those of exact attention in 95 % or more at"
     assert f"Plain strips: right in 80 to 80 %, area 0.50 to 0.50. {alike} none of these" in text
