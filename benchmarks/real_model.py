@@ -6,7 +6,8 @@
 
 `prose` runs whole prefills of a long text, exact and approximate in turn, beside attention to a
 window and a few first keys, and to heavy keys alone, at equal cost. `reviews` repeats the
-experiment of the Conv-Basis paper: sentiment of film reviews against the number of strips. `page`
+experiment of the Conv-Basis paper: sentiment of film reviews against the number of strips, and
+against the tolerance; about a minute a prompt on two cores, and what is finished is kept. `page`
 writes docs/real-models.md, docs/should-i-use-this.md and their pictures from what was measured;
 files of several runs are merged. Nothing is downloaded.
 """
@@ -43,6 +44,20 @@ def numbers(kind: type) -> Any:
     return parse
 
 
+def count(text: str) -> int:
+    """The type of an option that is a number of things."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
+    return int(text)
+
+
+def even(text: str) -> int:
+    """The type of an option that is a number of reviews, half of them positive."""
+    if count(text) % 2:
+        raise argparse.ArgumentTypeError(f"expected an even number, half of each label, got {text}")
+    return int(text)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The subcommands and their options."""
     parser = argparse.ArgumentParser(
@@ -64,14 +79,26 @@ def build_parser() -> argparse.ArgumentParser:
     prose.add_argument("--rounds", type=int, default=2, metavar="N", help="passes each" + default)
     prose.set_defaults(run=run_prose)
 
-    reviews = parts.add_parser("reviews", parents=[runs], help="sentiment against k and tol")
+    told = "Sentiment of film reviews with exact attention, plain strips, and tolerances."
+    reviews = parts.add_parser(
+        "reviews", parents=[runs], help="sentiment against k and tol", description=told
+    )
     add = reviews.add_argument
-    add("--reviews", type=int, default=60, metavar="N", help="how many" + default)
-    add("--error-reviews", type=int, default=2, metavar="N", help="for errors by head" + default)
-    add("--shortest", type=int, default=512, metavar="N", help="fewest tokens" + default)
-    add("--longest", type=int, default=2048, metavar="N", help="most tokens" + default)
-    add("--num-bases", type=numbers(int), default=[1, 4, 16, 64, 256, 512])
-    add("--tols", type=numbers(float), default=[0.05, 0.1, 0.22, 0.4, 0.8])
+    add("--prompts", type=count, default=40, metavar="N", help="prompts that count" + default)
+    tuning = "prompts apart, for wording and bias" + default
+    add("--tuning", type=count, default=8, metavar="N", help=tuning)
+    within = "in a prompt; those in its second half are judged" + default
+    add("--reviews", type=even, default=8, metavar="N", help=within)
+    add("--shortest", type=count, default=2048, metavar="N", help="fewest tokens" + default)
+    add("--longest", type=count, default=2176, metavar="N", help="most tokens" + default)
+    errors = "prompts that also give the errors of every head" + default
+    add("--error-prompts", type=count, default=2, metavar="N", help=errors)
+    ks = "strips; exact attention is always there" + default
+    bases = [1, 4, 16, 64, 128, 256, 512, 1024]
+    add("--num-bases", type=numbers(int), default=bases, metavar="K,...", help=ks)
+    tols = "of conv_attention with CalibrateOptions" + default
+    add("--tols", type=numbers(float), default=[0.1, 0.22, 0.4, 0.7], metavar="TOL,...", help=tols)
+    add("--seed", type=int, default=0, metavar="N", help="of every random choice" + default)
     reviews.set_defaults(run=run_reviews)
 
     page = parts.add_parser("page", help="write the pages and their pictures")
@@ -102,14 +129,18 @@ def run_prose(arguments: argparse.Namespace) -> None:
 
 
 def run_reviews(arguments: argparse.Namespace) -> None:
-    """The paper's experiment."""
-    from real_model_reviews import experiment
+    """The paper's experiment; what is finished is kept after each prompt."""
+    from real_model_reviews import check, experiment, stages
 
+    check(arguments)
     loaded = inputs.load(arguments.model, arguments.gguf, arguments.num_threads)
-    methods = 1 + len(arguments.num_bases) + len(arguments.tols)
-    with progress(methods * arguments.reviews + arguments.error_reviews) as shown:
-        result = experiment(loaded, arguments, shown.step)
-    save(arguments, loaded, "reviews", [result])
+    with progress(stages(arguments)) as shown:
+
+        def keep(result: dict[str, Any]) -> None:
+            save(arguments, loaded, "reviews", [result])
+            shown.line(f"{len(result['lengths'])} of {arguments.prompts} prompts judged")
+
+        result = experiment(loaded, arguments, shown.step, keep)
     for label, entry in result["methods"].items():
         print(f"{label:10} accuracy {entry['accuracy']:.3f}  as exact {entry['agreement']:.3f}")
 
@@ -142,7 +173,10 @@ def save(arguments: argparse.Namespace, loaded: Any, part: str, results: list[An
         },
         "results": results,
     }
-    Path(arguments.json).write_text(json.dumps(plain(content), allow_nan=False), encoding="utf-8")
+    target = Path(arguments.json)
+    unfinished = target.with_name(target.name + ".part")
+    unfinished.write_text(json.dumps(plain(content), allow_nan=False), encoding="utf-8")
+    unfinished.replace(target)  # whoever reads it finds all of the old or all of the new
 
 
 def main() -> int:

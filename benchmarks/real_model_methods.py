@@ -36,9 +36,13 @@ class Plugged:
 
 
 def exact(_: int, query: Any, key: Any, value: Any, scale: float) -> Any:
-    """Causal attention of torch."""
+    """Causal attention of torch; the queries are the last tokens."""
+    rows, columns = query.shape[2], key.shape[2]
+    seen = None
+    if rows < columns:  # torch's own causal mask is for the first ones
+        seen = torch.ones(rows, columns, dtype=torch.bool).tril(columns - rows)
     return torch.nn.functional.scaled_dot_product_attention(
-        query, key, value, is_causal=True, scale=scale, enable_gqa=True
+        query, key, value, seen, is_causal=seen is None, scale=scale, enable_gqa=True
     )
 
 
@@ -115,28 +119,26 @@ def heavy_head(q, k, v, scale, share, window, seed=0):
     return out.numpy()
 
 
-def strips(k: int) -> Function:
+def strips(k: int, threads: int) -> Function:
     """Plain strips: k columns of the logits at equal distances, each moved along the diagonals."""
 
     def attend(query, key, value, scale):
         n = query.shape[2]
+        common = {"is_causal": True, "scale": scale, "enable_gqa": True, "num_threads": threads}
         if k >= n:
-            return cb.exact_attention(
-                query, key, value, is_causal=True, scale=scale, enable_gqa=True
-            )
+            return cb.exact_attention(query, key, value, **common)
         starts = np.arange(k) * n // k
         group = query.shape[1] // key.shape[1]
         kernels = np.zeros((*query.shape[:2], k, n), np.float32)
         for head in range(query.shape[1]):
             chosen = torch.from_numpy(key[0, head // group][starts])
-            columns = (scale * (torch.from_numpy(query[0, head]) @ chosen.T)).numpy()
+            columns = (scale * (chosen @ torch.from_numpy(query[0, head]).T)).numpy()
             for r, start in enumerate(starts):
-                kernels[0, head, r, : n - start] = columns[start:, r]
+                kernels[0, head, r, : n - start] = columns[r, start:]
         lead = query.shape[:2]
         basis = cb.ConvBasis(
             np.broadcast_to(starts, (*lead, k)), np.full(lead, k), kernels, num_columns=n
         )
-        common = {"is_causal": True, "scale": scale, "enable_gqa": True}
         return cb.conv_attention(query, key, value, basis=basis, **common)
 
     return attend

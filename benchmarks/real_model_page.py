@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
+from real_model_page_reviews import reviews_section
 from real_model_plots import PICTURES, draw
-
-from convbasis._calibrated import SHORTEST
+from real_model_text import percent, table
 
 EXACT = "exact (torch SDPA)"
 TARGET_LOSSES = (0.005, 0.02, 0.05)  # of perplexity, in the table of the best settings
@@ -55,16 +53,6 @@ def write_pages(found: list[dict[str, Any]], docs: Path) -> list[Path]:
     return written
 
 
-def table(names: list[str], rows: list[list[str]]) -> list[str]:
-    """A Markdown table; the first column is of words."""
-    rule = ["---"] + ["--:"] * (len(names) - 1)
-    return [f"| {' | '.join(cells)} |" for cells in (names, rule, *rows)]
-
-
-def percent(value: float | None, digits: int = 0) -> str:
-    return "-" if value is None else f"{100 * value:.{digits}f} %"
-
-
 def loss(entry: dict[str, Any], run: dict[str, Any]) -> float:
     """Perplexity above exact attention's, as a share of it."""
     return run["perplexity"] / entry["runs"][EXACT]["perplexity"] - 1.0
@@ -103,7 +91,7 @@ def page(results: Results) -> list[str]:
     if results.prose:
         lines += prose_section(results)
     if results.reviews is not None:
-        lines += reviews_section(results)
+        lines += reviews_section(results.reviews, results.settings["reviews"])
     return [*lines, "## Again", "", "```", *commands(), "```"]
 
 
@@ -180,52 +168,6 @@ def coverage_row(entry: dict[str, Any]) -> list[str]:
         percent(found["below_interval"] / judged, 1),
         percent(found["above_tol"] / found["heads"], 1),
     ]
-
-
-def reviews_section(results: Results) -> list[str]:
-    """The paper's experiment."""
-    found: dict[str, Any] = results.reviews or {}
-    lengths = np.array(found["lengths"])
-    rows = []
-    for label, entry in found["methods"].items():
-        errors = np.ravel(entry["squared_errors"] or [])
-        low, high = binomial_interval(entry["accuracy"], lengths.size)
-        rows.append(
-            [
-                label,
-                "0" if errors.size == 0 else f"{errors.mean():.3g}",
-                "0" if errors.size == 0 else f"{np.median(errors):.3g}",
-                f"{percent(entry['accuracy'])} ({percent(low)} to {percent(high)})",
-                percent(entry["agreement"]),
-            ]
-        )
-    return [
-        "## Film reviews: the experiment of the Conv-Basis paper",
-        "",
-        f"Sentiment of {lengths.size} IMDB reviews of {lengths.min():,} to {lengths.max():,} "
-        f"tokens (median {int(np.median(lengths)):,}), half of them positive: the next token "
-        'after the review and "The sentiment of this review is", " positive" against " negative". '
-        "*k* strips are k columns of the logits at equal distances, each moved along the "
-        "diagonals; k = n is exact attention. *tol* is `conv_attention` with "
-        f"`CalibrateOptions()`, which computes sequences below {SHORTEST:,} tokens, "
-        f"{int((lengths < SHORTEST).sum())} of these reviews, exactly. "
-        "Errors are squared and relative, of each head with the exact model's inputs; "
-        "accuracy with its 95 % interval.",
-        "",
-        *table(["attention", "mean squared error", "median", "accuracy", "answers as exact"], rows),
-        "",
-        f"![error and accuracy against strips and tol](figures/{PICTURES['reviews']})",
-        "",
-    ]
-
-
-def binomial_interval(share: float, count: int) -> tuple[float, float]:
-    """Wilson's, 95 %."""
-    z = 1.96
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    reach = math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    half = z * reach / (1 + z * z / count)
-    return middle - half, middle + half
 
 
 def advice(results: Results) -> list[str]:
