@@ -17,7 +17,7 @@ constexpr index_t kMinBlock = 64, kMaxBlock = 8192;
 // added (3).
 constexpr double kMoved = 9;
 constexpr double kLaunches = 7;      // of one chunk of a level
-constexpr double kDirectReuse = 64;  // outputs of a direct tile, for which x is read once
+constexpr index_t kDirectTile = 64;  // outputs, and channels, of a direct tile
 
 double ratio(index_t a, index_t b) { return static_cast<double>(a) / static_cast<double>(b); }
 
@@ -50,13 +50,19 @@ double level_cost(std::span<const StripLayout> heads, double channels, double si
 double schedule_cost(std::span<const StripLayout> heads, index_t channels, index_t element_size,
                      const Schedule& schedule, const GpuModel& model) {
   const auto width = static_cast<double>(channels), size = static_cast<double>(element_size);
-  double cost = model.launch;
+  const auto tile_channels = static_cast<double>(round_up(channels, kDirectTile));
+  double direct = 0, longest = 0;
   for (const StripLayout& layout : heads) {
     const auto rows = static_cast<double>(layout.rows);
-    const double terms = std::min(static_cast<double>(schedule.diagonal), rows) / 2 + 32;
-    cost +=
-        rows * width * (2 * terms / model.flops + size * (1 + terms / kDirectReuse) / model.bytes);
+    const double most = std::min(static_cast<double>(schedule.diagonal), rows);
+    const double terms = (most + kDirectTile) / 2;
+    direct += rows * tile_channels *
+              (2 * terms / model.flops + size * (1 + terms / kDirectTile) / model.bytes);
+    // One tile of outputs, which one multiprocessor sums.
+    longest = std::max(longest,
+                       2 * most * kDirectTile * kDirectTile * model.multiprocessors / model.flops);
   }
+  double cost = model.launch + std::max(direct, longest);
   for (const Level& level : schedule.levels) cost += level_cost(heads, width, size, level, model);
   return cost;
 }

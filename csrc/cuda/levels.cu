@@ -66,7 +66,8 @@ struct AddOutputs {
 template <class T>
 class LevelRun {
  public:
-  LevelRun(const Strips<T>& strips, const LevelPlan& plan, bool transpose, const Stream& stream)
+  LevelRun(const Strips<T>& strips, const LevelPlan& plan, bool transpose, const Stream& stream,
+           const RoundingErrors* rounding)
       : plan_(plan),
         transpose_(transpose),
         stream_(stream),
@@ -80,6 +81,9 @@ class LevelRun {
            GatherWindows<T>{strips.table, windows.data(), windows.size(), values.data()});
     weights_ = DeviceBuffer<Complex<T>>(stream, frequencies() * windows.size());
     transform(stream, length_, windows.size(), values.data(), weights_.data());
+    if (rounding != nullptr)
+      add_rounding(strips, plan, windows.data(), inputs_.data(), outputs_.data(), tiles_.data(),
+                   *rounding, stream);
   }
 
   void run(const Chunk& chunk, index_t channel, index_t width, const Array<T>& x,
@@ -125,10 +129,11 @@ class LevelRun {
 
 template <class T>
 void add_level(const Strips<T>& strips, const Level& level, bool transpose, const Array<T>& x,
-               const Array<T>& y, index_t workspace, const Stream& stream) {
+               const Array<T>& y, index_t workspace, const Stream& stream,
+               const RoundingErrors* rounding) {
   for (const LevelPlan& plan : plan_level(strips.layouts, level, transpose, x.channels,
                                           static_cast<index_t>(sizeof(T)), workspace)) {
-    const LevelRun<T> run(strips, plan, transpose, stream);
+    const LevelRun<T> run(strips, plan, transpose, stream, rounding);
     for (const Chunk& chunk : plan.chunks)
       for (index_t channel = 0; channel < x.channels; channel += plan.width)
         run.run(chunk, channel, std::min(plan.width, x.channels - channel), x, y);
@@ -137,7 +142,7 @@ void add_level(const Strips<T>& strips, const Level& level, bool transpose, cons
 
 #define CONVBASIS_INSTANTIATE(T)                                                                  \
   template void add_level(const Strips<T>&, const Level&, bool, const Array<T>&, const Array<T>&, \
-                          index_t, const Stream&);
+                          index_t, const Stream&, const RoundingErrors*);
 CONVBASIS_INSTANTIATE(float)
 CONVBASIS_INSTANTIATE(double)
 #undef CONVBASIS_INSTANTIATE

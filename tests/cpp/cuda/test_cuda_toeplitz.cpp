@@ -2,6 +2,7 @@
 #include <limits>
 
 #include "convbasis/cuda.h"
+#include "convbasis/error.h"
 #include "convbasis/toeplitz.h"
 #include "cuda/toeplitz.h"
 #include "device_arrays.h"
@@ -151,4 +152,97 @@ TEST(chosen_schedules_match_the_cpu) {
       CHECK(size > 0);
     }
   }
+}
+
+TEST(schedules_have_levels_where_they_pay) {
+  const GpuModel model;
+  const auto chosen = [&](index_t n, index_t heads, index_t channels) {
+    const std::vector<StripLayout> layouts(static_cast<std::size_t>(heads), {n, n, {0, n / 2}});
+    return choose_schedule(layouts, channels, 4, model);
+  };
+  CHECK(chosen(100, 1, 64).levels.empty());
+  CHECK(chosen(4133, 1, 4).levels.size() == 1);
+  CHECK(chosen(16384, 32, 128).levels.size() == 1);
+  CHECK(chosen(131072, 32, 128).levels.size() == 2);
+  for (const index_t n : {1, 64, 65, 5000, 131072}) {
+    const Schedule schedule = chosen(n, 3, 64);
+    index_t span = schedule.levels.empty() ? schedule.diagonal : schedule.levels.front().span;
+    CHECK(span >= n);
+    for (const Level& level : schedule.levels) {
+      CHECK(level.span == span && span % level.block == 0);
+      span = level.block;
+    }
+    CHECK(schedule.diagonal == span);
+  }
+}
+
+TEST(half_precision_is_rounded_once) {
+  // The sums of float, rounded to what the caller keeps: half an eps of it.
+  const index_t n = 700, channels = 3;
+  const RandomBasis<float> basis(1, 2, 3, n, n, 31);
+  const std::vector<float> x = normal_numbers<float>(2 * n * channels, 32);
+  const std::array<index_t, 4> shape{1, 2, n, channels};
+  const auto check = [&]<class E>(E, auto to, auto from, double unit) {
+    std::vector<E> halves;
+    std::vector<float> rounded;
+    for (const float value : x) {
+      halves.push_back({to(value)});
+      rounded.push_back(from(halves.back().bits));
+    }
+    const DeviceBuffer<E> in = to_device(halves), out(kStream, in.size());
+    cuda::conv_matmul<E>(basis.device(), contiguous_view<const E, 4>(in.data(), shape),
+                         contiguous_view<E, 4>(out.data(), shape), false, kStream);
+    const std::vector<E> got = to_host(out);
+    std::vector<float> want(x.size());
+    convbasis::conv_matmul<float>(basis.host(),
+                                  contiguous_view<const float, 4>(rounded.data(), shape),
+                                  contiguous_view<float, 4>(want.data(), shape), false, {1});
+    for (std::size_t i = 0; i < got.size(); ++i) {
+      const auto size = static_cast<double>(std::abs(want[i]));
+      CHECK_NEAR(static_cast<double>(from(got[i].bits)), static_cast<double>(want[i]),
+                 unit * size + 1e-4);
+    }
+  };
+  check(Float16(), to_float16, from_float16, 0x1p-11);
+  check(BFloat16(), to_bfloat16, from_bfloat16, 0x1p-8);
+}
+
+TEST(strided_arrays_are_read_and_written_where_they_are) {
+  // (batch, seq, heads, dim) arrays seen as (batch, heads, seq, dim), kernels with rows to spare.
+  const index_t n = 150, heads = 3, channels = 2;
+  const RandomBasis<double> basis(2, heads, 2, n, n, 41);
+  const std::vector<double> x = normal_numbers<double>(2 * n * heads * channels, 42);
+  const std::array<index_t, 4> shape{2, heads, n, channels};
+  const std::array<index_t, 4> strides{n * heads * channels, channels, heads * channels, 1};
+  std::vector<double> want(x.size());
+  convbasis::conv_matmul<double>(basis.host(), {x.data(), shape, strides},
+                                 {want.data(), shape, strides}, false, {1});
+  const DeviceBuffer<double> in = to_device(x), out(kStream, in.size());
+  cuda::conv_matmul<double>(basis.device(), {in.data(), shape, strides},
+                            {out.data(), shape, strides}, false, kStream);
+  const std::vector<double> got = to_host(out);
+  for (std::size_t i = 0; i < got.size(); ++i) CHECK_NEAR(got[i], want[i], 1e-12);
+}
+
+TEST(the_future_does_not_touch_the_past_bitwise) {
+  const RandomBasis<float> basis(1, 1, 5, 193, 193, 51);
+  for (const Schedule& schedule : kSchedules) {
+    std::vector<float> x = normal_numbers<float>(193 * 2, 52);
+    const std::vector<float> y = multiply(basis, schedule, false, x, 2, 1);
+    for (const index_t change : {192, 64, 17}) {
+      for (std::size_t i = static_cast<std::size_t>(2 * change); i < x.size(); ++i) x[i] += 1e6F;
+      const std::vector<float> other = multiply(basis, schedule, false, x, 2, 1);
+      CHECK(std::equal(y.begin(), y.begin() + 2 * change, other.begin()));
+      CHECK(y.back() != other.back());
+    }
+  }
+}
+
+TEST(wrong_arguments_are_refused_before_anything_is_written) {
+  const RandomBasis<float> basis(1, 1, 1, 4, 4, 61);
+  const DeviceBuffer<float> x(kStream, 8);
+  const auto in = contiguous_view<const float, 4>(x.data(), {1, 1, 4, 2});
+  const auto out = contiguous_view<float, 4>(x.data(), {1, 1, 3, 2});
+  CHECK_THROWS(cuda::conv_matmul<float>(basis.device(), in, out, false, kStream), InvalidArgument,
+               "[conv_matmul] y has shape (1, 1, 3, 2); expected (1, 1, 4, 2)");
 }
