@@ -1,6 +1,5 @@
-#include "cuda/exp.h"
-
 #include "core/buffer.h"
+#include "cuda/exp.h"
 #include "cuda/numeric.h"
 
 namespace convbasis::cuda {

@@ -89,31 +89,50 @@ class Plan {
 };
 
 /// The plans used last. Callers share what they hold, so a plan that is dropped here lives as long
-/// as somebody enqueues with it.
+/// as somebody enqueues with it. A plan whose work was captured is kept for good: nobody tells when
+/// the graph is gone.
 class Plans {
  public:
-  std::shared_ptr<Plan> get(const Key& key) {
+  std::shared_ptr<Plan> get(const Key& key, bool captured) {
     const std::lock_guard lock(mutex_);
-    for (auto i = plans_.begin(); i != plans_.end(); ++i) {
-      if ((*i)->key() != key) continue;
-      plans_.splice(plans_.begin(), plans_, i);
-      return plans_.front();
+    auto found = plans_.begin();
+    while (found != plans_.end() && found->plan->key() != key) ++found;
+    if (found == plans_.end()) {
+      plans_.push_front({std::make_shared<Plan>(key), captured});
+      drop_oldest();
+    } else {
+      found->captured = found->captured || captured;
+      plans_.splice(plans_.begin(), plans_, found);
     }
-    plans_.push_front(std::make_shared<Plan>(key));
-    if (plans_.size() > kMost) plans_.pop_back();
-    return plans_.front();
+    return plans_.front().plan;
   }
 
  private:
-  static constexpr std::size_t kMost = 32;
+  struct Item {
+    std::shared_ptr<Plan> plan;
+    bool captured;
+  };
+  void drop_oldest() {
+    if (plans_.size() <= kMost) return;
+    for (auto i = plans_.end(); i-- != std::next(plans_.begin());) {
+      if (i->captured) continue;
+      plans_.erase(i);
+      return;
+    }
+  }
+
+  static constexpr std::size_t kMost = 64;
   std::mutex mutex_;
-  std::list<std::shared_ptr<Plan>> plans_;
+  std::list<Item> plans_;
 };
 
 /// Never destroyed: at the end of a process CUDA may be gone before it.
 std::shared_ptr<Plan> plan_of(const Stream& stream, cufftType type, index_t length, index_t batch) {
   static Plans& plans = *new Plans;
-  return plans.get({stream.device, static_cast<index_t>(type), length, batch});
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  CONVBASIS_CHECK_CUDA(cudaStreamIsCapturing(native(stream), &status));
+  return plans.get({stream.device, static_cast<index_t>(type), length, batch},
+                   status != cudaStreamCaptureStatusNone);
 }
 
 }  // namespace

@@ -1,7 +1,6 @@
-#include "cuda/normalize.h"
-
 #include "core/buffer.h"
 #include "core/shape.h"
+#include "cuda/normalize.h"
 #include "cuda/numeric.h"
 
 // Row i of a strip of columns [begin, end) sums lags i - end + 1 to i - begin: a window of the
@@ -193,8 +192,8 @@ void row_sums(const BasisView<T>& basis, View<T, 3> sums, const Stream& stream) 
   launch(stream, batch * heads, n, CopySums<T>{exact.data(), heads, n, sums});
 }
 
-#define CONVBASIS_INSTANTIATE(T)                                         \
-  template void sum_rows(const Strips<T>&, double*, const Stream&);      \
+#define CONVBASIS_INSTANTIATE(T)                                    \
+  template void sum_rows(const Strips<T>&, double*, const Stream&); \
   template void row_sums(const BasisView<T>&, View<T, 3>, const Stream&);
 CONVBASIS_INSTANTIATE(float)
 CONVBASIS_INSTANTIATE(double)

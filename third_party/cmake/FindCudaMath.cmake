@@ -2,8 +2,7 @@
 #
 # CUDA_MATH_DIR names a folder with include/ and lib/; left empty, a CUDA toolkit that has both is
 # taken, else the pip packages nvidia-cufft and nvidia-cublas. Wheels carry versioned names only
-# (libcufft.so.12), so each library is an imported target of that very file. Sets
-# CudaMath_RPATH, where a Python module in site-packages/convbasis finds them at run time.
+# (libcufft.so.12), so each library is an imported target of that very file.
 include(FindPackageHandleStandardArgs)
 include("${CMAKE_CURRENT_LIST_DIR}/PythonPackage.cmake")
 
@@ -16,14 +15,10 @@ else()
 endif()
 
 unset(CudaMath_INCLUDE_DIR)
-unset(CudaMath_RPATH)
 foreach(folder IN LISTS cuda_math_folders)
   if(NOT CudaMath_INCLUDE_DIR AND EXISTS "${folder}/include/cufft.h"
      AND EXISTS "${folder}/include/cublas_v2.h")
     set(CudaMath_INCLUDE_DIR "${folder}/include")
-    if(folder STREQUAL "${nvidia_folder}/cu13")
-      set(CudaMath_RPATH "$ORIGIN/../nvidia/cu13/lib")
-    endif()
     foreach(name IN ITEMS cufft cublas cublasLt)
       unset(CudaMath_${name})
       file(GLOB found "${folder}/lib/lib${name}.so*" "${folder}/lib64/lib${name}.so*")
