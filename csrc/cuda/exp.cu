@@ -89,7 +89,7 @@ Weights<T> exponentiate(const Strips<T>& logits, const Stream& stream) {
   }
   const DeviceBuffer<std::int32_t> added = upload<std::int32_t>(stream, uncovered);
 
-  Weights<T> weights{strips_of_layouts<T>(std::move(layouts), logits.table.heads, stream),
+  Weights<T> weights{strips_of_layouts<T>(std::move(layouts), logits.table.heads, 0, stream),
                      DeviceBuffer<T>(stream, all)};
   StripTable<T>& table = weights.strips.table;
   table.strip_stride = table.rows;

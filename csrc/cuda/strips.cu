@@ -6,11 +6,11 @@
 namespace convbasis::cuda {
 
 template <class T>
-Strips<T> strips_of_layouts(std::vector<StripLayout> layouts, index_t heads, const Stream& stream) {
+Strips<T> strips_of_layouts(std::vector<StripLayout> layouts, index_t heads, index_t most,
+                            const Stream& stream) {
   Strips<T> strips;
   strips.layouts = std::move(layouts);
   const auto all = static_cast<index_t>(strips.layouts.size());
-  index_t most = 0;
   for (const StripLayout& layout : strips.layouts) most = std::max(most, layout.count());
   std::vector<std::int32_t> numbers;
   for (const StripLayout& layout : strips.layouts)
@@ -37,7 +37,7 @@ Strips<T> strips_of_basis(const BasisView<T>& basis, const Stream& stream) {
   std::vector<StripLayout> layouts;
   for (index_t b = 0; b < batch; ++b)
     for (index_t h = 0; h < heads; ++h) layouts.push_back(head_layout(basis, b, h));
-  Strips<T> strips = strips_of_layouts<T>(std::move(layouts), heads, stream);
+  Strips<T> strips = strips_of_layouts<T>(std::move(layouts), heads, most, stream);
   strips.table.kernels = basis.kernels.data;
   strips.table.batch_stride = basis.kernels.strides[0];
   strips.table.head_stride = basis.kernels.strides[1];
@@ -53,8 +53,8 @@ void require_narrow(const char* function, index_t heads, index_t most, index_t r
               std::to_string(kMost));
 }
 
-#define CONVBASIS_INSTANTIATE(T)                                                          \
-  template Strips<T> strips_of_layouts(std::vector<StripLayout>, index_t, const Stream&); \
+#define CONVBASIS_INSTANTIATE(T)                                                                   \
+  template Strips<T> strips_of_layouts(std::vector<StripLayout>, index_t, index_t, const Stream&); \
   template Strips<T> strips_of_basis(const BasisView<T>&, const Stream&);
 CONVBASIS_INSTANTIATE(float)
 CONVBASIS_INSTANTIATE(double)

@@ -54,12 +54,13 @@ struct Strips {
   DeviceBuffer<T> own_kernels;  ///< empty when a caller holds them
 };
 
-/// Puts the layouts into tables on the device; kernels and their strides are left to the caller.
+/// Puts the layouts into tables on the device, with room for `most` strips a head or as many as a
+/// head has; kernels and their strides are left to the caller.
 template <class T>
 [[nodiscard]] Strips<T> strips_of_layouts(std::vector<StripLayout> layouts, index_t heads,
-                                          const Stream& stream);
+                                          index_t most, const Stream& stream);
 
-/// Strips of a basis whose kernels are on the device.
+/// Strips of a basis whose kernels are on the device, with room for all that it has room for.
 template <class T>
 [[nodiscard]] Strips<T> strips_of_basis(const BasisView<T>& basis, const Stream& stream);
 

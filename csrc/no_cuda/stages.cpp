@@ -22,6 +22,12 @@ void row_sums(const BasisView<T>&, View<T, 3>, const Stream&) {
 }
 
 template <class E>
+void recover_kernels(View<const E, 4>, View<const E, 4>, View<const index_t, 3>,
+                     View<const index_t, 2>, double, View<Compute<E>, 4>, const Stream&) {
+  refuse("recover_kernels");
+}
+
+template <class E>
 void conv_attention(const BasisView<Compute<E>>&, View<const E, 4>, View<E, 4>, View<Compute<E>, 3>,
                     View<index_t, 2>, const Stream&) {
   refuse("conv_attention");
@@ -30,6 +36,9 @@ void conv_attention(const BasisView<Compute<E>>&, View<const E, 4>, View<E, 4>, 
 #define CONVBASIS_INSTANTIATE(E)                                                              \
   template void conv_matmul(const BasisView<Compute<E>>&, View<const E, 4>, View<E, 4>, bool, \
                             const Stream&);                                                   \
+  template void recover_kernels(View<const E, 4>, View<const E, 4>, View<const index_t, 3>,   \
+                                View<const index_t, 2>, double, View<Compute<E>, 4>,          \
+                                const Stream&);                                               \
   template void conv_attention(const BasisView<Compute<E>>&, View<const E, 4>, View<E, 4>,    \
                                View<Compute<E>, 3>, View<index_t, 2>, const Stream&);
 CONVBASIS_INSTANTIATE(float)

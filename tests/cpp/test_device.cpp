@@ -24,6 +24,10 @@ TEST(without_a_gpu_each_stage_says_what_is_missing) {
   const auto y = contiguous_view<float, 4>(&out, {1, 1, 1, 1});
   CHECK_THROWS(cuda::conv_matmul<float>(basis, x, y, false, {}), BackendError, "");
   CHECK_THROWS(cuda::conv_attention<float>(basis, x, y, {}, {}, {}), BackendError, "");
+  const auto kernels = contiguous_view<float, 4>(&out, {1, 1, 1, 1});
+  CHECK_THROWS(
+      cuda::recover_kernels<float>(x, x, basis.starts, basis.num_bases, 1, kernels, cuda::Stream{}),
+      BackendError, "");
   const auto sums = contiguous_view<float, 3>(&out, {1, 1, 1});
   CHECK_THROWS(cuda::row_sums<float>(basis, sums, {}), BackendError, "");
 }

@@ -37,6 +37,13 @@ void conv_matmul(const BasisView<Compute<E>>& basis, View<const E, 4> x, View<E,
 template <class T>
 void row_sums(const BasisView<T>& basis, View<T, 3> sums, const Stream& stream);
 
+/// Fills kernels (batch, heads, k, n) from the columns of scale * Q K^T at the given starts, which
+/// are host memory; see recover.h. Whether logits are finite is not looked at.
+template <class E>
+void recover_kernels(View<const E, 4> query, View<const E, 4> key, View<const index_t, 3> starts,
+                     View<const index_t, 2> num_bases, double scale, View<Compute<E>, 4> kernels,
+                     const Stream& stream);
+
 /// D^-1 exp(H) V for logits H given as a conv basis, causal; see attention.h.
 ///
 /// value (batch, kv_heads, num_columns, dv), out (batch, heads, n, dv), lse (batch, heads, n) or
