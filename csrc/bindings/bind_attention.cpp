@@ -24,7 +24,9 @@ void exact(const py::array& query, const py::array& key, const py::array& value,
 
 void rows(const py::array& query, const py::array& key, const py::array& value,
           const py::array& listed_rows, py::array& out, py::object lse, double scale,
-          bool is_causal, const std::optional<py::tuple>& mask, int num_threads) {
+          bool is_causal, const std::optional<py::tuple>& mask, const Heads& heads,
+          int num_threads) {
+  if (heads && heads->size() == 0) return;
   dispatch(query, "query", [&]<class T>(T) {
     const auto q = input<T, 4>(query, "query"), k = input<T, 4>(key, "key");
     const auto v = input<T, 4>(value, "value");
@@ -32,7 +34,9 @@ void rows(const py::array& query, const py::array& key, const py::array& value,
     const auto y = output<T, 4>(out, "out");
     const auto l = optional_output<T, 3>(lse, "lse");
     const AttentionOptions options{scale, is_causal, mask_of(mask)};
-    run(num_threads, [&](const Exec& exec) { attention_rows<T>(q, k, v, r, y, l, options, exec); });
+    run(num_threads, [&](const Exec& exec) {
+      attention_rows<T>(q, k, v, r, y, l, options, listed(heads), exec);
+    });
   });
 }
 
@@ -112,7 +116,7 @@ void register_attention(py::module_& module) {
              arg("heads").none(true), arg("num_threads"));
   module.def("attention_rows", &rows, arg("query"), arg("key"), arg("value"), arg("rows"),
              arg("out"), arg("lse").none(true), arg("scale"), arg("is_causal"),
-             arg("mask").none(true), arg("num_threads"));
+             arg("mask").none(true), arg("heads").none(true), arg("num_threads"));
   module.def("conv_attention", &conv, arg("lower"), arg("upper").none(true), arg("value"),
              arg("out"), arg("lse").none(true), arg("heads").none(true), arg("num_threads"));
   module.def("conv_attention_rows", &conv_rows, arg("lower"), arg("upper").none(true), arg("value"),

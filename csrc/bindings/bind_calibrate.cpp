@@ -35,14 +35,16 @@ py::dict account(const AnyCalibration& any) {
         py::dict result;
         const py::ssize_t batch = c.batch, heads = c.query_heads;
         auto near = make_array<index_t>({batch, heads});
-        auto retrieved = near.attr("copy")().template cast<py::array_t<index_t>>();
+        const py::ssize_t blocks = (c.rows + kKeyBlock - 1) / kKeyBlock;
+        auto retrieved = make_array<index_t>({batch, heads, blocks});
         auto heavy = near.attr("copy")().template cast<py::array_t<index_t>>();
         auto has_far = make_array<bool>({batch, heads});
         auto sample_error = make_array<double>({batch, heads});
         for (std::size_t i = 0; i < c.heads.size(); ++i) {
           const auto& head = c.heads[i];
           near.mutable_data()[i] = head.near_blocks * kKeyBlock;
-          retrieved.mutable_data()[i] = head.retrieved;
+          std::copy(head.retrieved.begin(), head.retrieved.end(),
+                    retrieved.mutable_data() + static_cast<py::ssize_t>(i) * blocks);
           heavy.mutable_data()[i] = static_cast<index_t>(head.heavy.size());
           has_far.mutable_data()[i] = head.has_far;
           sample_error.mutable_data()[i] = head.sample_error;
@@ -74,12 +76,12 @@ py::dict head(const AnyCalibration& any, index_t index) {
         }
         py::dict result;
         result["near_blocks"] = found.near_blocks;
-        result["retrieved"] = found.retrieved;
+        result["retrieved"] = array_of(found.retrieved);
         result["has_far"] = found.has_far;
         result["heavy"] = array_of(found.heavy);
         result["ranked"] = array_of(found.ranked)
                                .reshape({static_cast<py::ssize_t>(drawn.size()),
-                                         static_cast<py::ssize_t>(c.most_retrieved)});
+                                         static_cast<py::ssize_t>(c.most_ranked)});
         result["key_weights"] = array_of(found.key_weights);
         result["lag_weights"] = array_of(found.lag_weights);
         result["drawn"] = drawn;

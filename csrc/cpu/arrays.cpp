@@ -45,8 +45,13 @@ bool is_finite(const HeadRows<T>& rows) {
   if (head.strides[1] == 1 && head.strides[0] == channels)
     return kernels<T>().all_finite(&head(rows.first, 0), (rows.last - rows.first) * channels);
   bool good = true;
-  for (index_t i = rows.first; i < rows.last; ++i)
-    for (index_t c = 0; c < channels; ++c) good = good && std::isfinite(head(i, c));
+  for (index_t i = rows.first; i < rows.last; ++i) {
+    if (head.strides[1] == 1) {
+      good = good && kernels<T>().all_finite(&head(i, 0), channels);
+    } else {
+      for (index_t c = 0; c < channels; ++c) good = good && std::isfinite(head(i, c));
+    }
+  }
   return good;
 }
 

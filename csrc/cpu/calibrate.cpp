@@ -23,15 +23,19 @@ constexpr index_t kRowsPerSample = 32;
 /// Sample rows that choices are tried on, at most, and how few of a short sequence.
 constexpr index_t kMostTried = 32, kLeastTried = 16, kRowsPerTried = 128;
 
-/// A head takes so many times the wanted window where that is cheaper than more retrieved blocks.
+/// A head takes up to so many times the wanted window where that is cheaper than more retrieved
+/// blocks.
 constexpr index_t kMostNear = 4;
+
+/// A query block may retrieve so many times the mean.
+constexpr index_t kMostOfMean = 4;
 
 /// A logit of a query block that is not exact, by one of exact attention.
 constexpr double kTileCost = 1.3;
 
 /// Choices are fitted to the sample rows themselves, and few rows show few of the long tails of
 /// errors: here errors have to be that much below what is wanted.
-constexpr double kMargin = 0.3;
+constexpr double kMargin = 0.2;
 
 /// A row may have at most this share of exact keys: with more, exact attention is about as fast.
 constexpr double kMostExact = 0.4;
@@ -70,6 +74,15 @@ std::vector<index_t> heavy_keys(const std::vector<double>& masses, index_t sinks
   return keys;
 }
 
+/// Blocks to retrieve at most in the mean, so that exact keys stay below their share of a row's.
+index_t most_retrieved(const CalibrateOptions& options, index_t n) {
+  const double mean = kMostExact * static_cast<double>(n) / 2;
+  const double fixed = static_cast<double>(options.window) +
+                       static_cast<double>(options.heavy_keys) + static_cast<double>(kKeyBlock);
+  const auto fitting = static_cast<index_t>(std::max(mean - fixed, 0.0) / kKeyBlock);
+  return std::min(options.retrieval_blocks, fitting);
+}
+
 /// Fits and judges one head.
 template <class T>
 class HeadCalibrator {
@@ -81,6 +94,7 @@ class HeadCalibrator {
         found_(calibration.heads[at(flat)]),
         flat_(flat),
         near_(ceil_div(std::min(calibration.options.window, head.n), kKeyBlock)),
+        most_(most_retrieved(calibration.options, head.n)),
         exec_(exec) {}
 
   void run() {
@@ -98,13 +112,12 @@ class HeadCalibrator {
     FarMasses masses(head_.n, options.window);
     DenseRows<T> sample(head_, std::move(few), exec_);
     masses.add(sample.rows(), sample.weights(), sample.sums());
-    sample.attend(exec_);
-    if (options.tol > 0 && is_hopeless(sample, masses)) return;
     {
       const DenseRows<T> more(head_, std::move(others), exec_);
       masses.add(more.rows(), more.weights(), more.sums());
     }
     fit(masses);
+    sample.attend(exec_);
     sample.set_model(all_, found_, flat_, exec_);
     choose(sample);
   }
@@ -115,32 +128,17 @@ class HeadCalibrator {
     found_.near_blocks = near_;
     found_.key_weights.assign(at(head_.n), T(0));
     found_.lag_weights.assign(at(head_.n), T(0));
-    found_.ranked.assign(at(ceil_div(head_.n, kKeyBlock) * all_.most_retrieved), -1);
+    found_.ranked.assign(at(ceil_div(head_.n, kKeyBlock) * all_.most_ranked), -1);
+    found_.retrieved.assign(at(ceil_div(head_.n, kKeyBlock)), 0);
   }
 
-  /// Whether even a basis fitted to none but the rows that it is tried on is dearer than exact
-  /// attention.
-  bool is_hopeless(DenseRows<T>& sample, const FarMasses& masses) {
-    fit(masses);
-    sample.set_model(all_, found_, flat_, exec_);
-    take_most();
-    found_.has_far = true;
-    if (fixed_cost() + try_out(sample) < 1) return false;
-    const double with = found_.sample_error;
-    found_.has_far = false;
-    if (fixed_cost() + try_out(sample) < 1) return false;
-    found_.has_far = with <= found_.sample_error;
-    found_.sample_error = INFINITY;
-    return true;
+  /// So many near blocks, and of the others `mean` a query block.
+  void take(index_t near, index_t mean) {
+    found_.near_blocks = near;
+    found_.retrieved = take_largest(ranked_, head_.n, near, mean);
   }
 
-  /// For whoever wants a hopeless head approximated all the same.
-  void take_most() {
-    found_.near_blocks = near_ * kMostNear;
-    found_.retrieved = all_.most_retrieved;
-  }
-
-  /// Heavy keys, weights of the others, and, the first time, key blocks to retrieve.
+  /// Heavy keys, weights of the others, and key blocks to retrieve.
   void fit(const FarMasses& masses) {
     const CalibrateOptions& options = all_.options;
     const FarWeights fitted = fit_far(masses);
@@ -148,8 +146,8 @@ class HeadCalibrator {
     found_.key_weights.assign(fitted.keys.begin(), fitted.keys.end());
     found_.lag_weights.assign(fitted.lags.begin(), fitted.lags.end());
     for (const index_t key : found_.heavy) found_.key_weights[at(key)] = T(0);
-    if (found_.ranked.empty())
-      found_.ranked = rank_key_blocks(head_, found_.heavy, near_, all_.most_retrieved, exec_);
+    ranked_ = rank_key_blocks(head_, found_.heavy, near_, all_.most_ranked, exec_);
+    found_.ranked = ranked_.blocks;
   }
 
   /// The near and retrieved blocks with which attention is expected to be the cheapest, those rows
@@ -157,14 +155,10 @@ class HeadCalibrator {
   /// that is better.
   void choose(const DenseRows<T>& sample) {
     found_.has_far = true;
-    if (all_.options.tol == 0) {
-      found_.near_blocks = near_;
-      found_.retrieved = all_.most_retrieved;
-      try_out(sample);
-    } else {
-      choose_blocks(sample);
-      if (std::isinf(found_.sample_error)) return;
-    }
+    take(all_.options.tol > 0 ? near_ * kMostNear : near_, most_);
+    const double least_exact = try_out(sample);
+    if (all_.options.tol > 0) choose_blocks(sample, least_exact);
+    if (std::isinf(found_.sample_error)) return;
     const double with = found_.sample_error;
     found_.has_far = false;
     try_out(sample);
@@ -174,37 +168,36 @@ class HeadCalibrator {
     }
   }
 
-  void choose_blocks(const DenseRows<T>& sample) {
+  /// `least_exact` is the share of rows that have to be exact when most blocks are taken. So they
+  /// stay, for whoever wants the head approximated all the same, where exact attention is cheaper.
+  void choose_blocks(const DenseRows<T>& sample, double least_exact) {
     std::vector<std::pair<index_t, index_t>> choices;  // blocks in all, and near ones of them
-    for (const index_t near : {near_, near_ * kMostNear})
-      for (index_t m = 0; m <= all_.most_retrieved; m = m == 0 ? 1 : 2 * m)
-        choices.emplace_back(near + m, near);
+    for (index_t near = near_; near <= near_ * kMostNear; near *= 2)
+      for (index_t m = 0; m <= most_; m = m == 0 ? 1 : 2 * m) choices.emplace_back(near + m, near);
     std::sort(choices.begin(), choices.end());
-    double least = INFINITY;
     HeadCalibration<T> best;
+    best.near_blocks = found_.near_blocks;
+    best.retrieved = found_.retrieved;
+    best.sample_error = INFINITY;
+    double least = 1;
     for (const auto& [blocks, near] : choices) {
-      found_.near_blocks = near;
-      found_.retrieved = blocks - near;
-      const double fixed = fixed_cost();
-      if (fixed >= least) break;
+      const double fixed = fixed_cost(blocks);
+      if (fixed + least_exact >= least) break;
+      take(near, blocks - near);
       const double cost = fixed + try_out(sample);
       if (cost >= least) continue;
       least = cost;
       best.near_blocks = near;
-      best.retrieved = blocks - near;
+      best.retrieved = found_.retrieved;
       best.sample_error = found_.sample_error;
     }
     found_.near_blocks = best.near_blocks;
-    found_.retrieved = best.retrieved;
+    found_.retrieved = std::move(best.retrieved);
     found_.sample_error = best.sample_error;
-    if (least < 1) return;
-    take_most();
-    found_.sample_error = INFINITY;
   }
 
   /// Logits of a row that is not computed exactly, relative to those of one that is.
-  [[nodiscard]] double fixed_cost() const {
-    const index_t blocks = found_.near_blocks + found_.retrieved;
+  [[nodiscard]] double fixed_cost(index_t blocks) const {
     const index_t keys = blocks * kKeyBlock + kKeyBlock / 2 +
                          static_cast<index_t>(found_.heavy.size()) + all_.options.sample_keys / 2;
     return kTileCost * static_cast<double>(keys) / (static_cast<double>(head_.n) / 2);
@@ -230,7 +223,9 @@ class HeadCalibrator {
   const Calibration<T>& all_;
   HeadCalibration<T>& found_;
   index_t flat_, near_;
+  index_t most_;  ///< blocks to retrieve, in the mean
   const Exec& exec_;
+  RankedBlocks<T> ranked_;
 };
 
 void check(const CalibrateOptions& options) {
@@ -245,15 +240,6 @@ void check(const CalibrateOptions& options) {
   rule(options.sample_rows >= 1, "sample_rows", "1 or more");
   rule(options.sample_keys >= 1, "sample_keys", "1 or more");
   rule(options.tol >= 0 && std::isfinite(options.tol), "tol", "0 or more");
-}
-
-/// Blocks to retrieve at most, so that exact keys stay below their share of a row's.
-index_t most_retrieved(const CalibrateOptions& options, index_t n) {
-  const double mean = kMostExact * static_cast<double>(n) / 2;
-  const double fixed = static_cast<double>(options.window) +
-                       static_cast<double>(options.heavy_keys) + static_cast<double>(kKeyBlock);
-  const auto fitting = static_cast<index_t>(std::max(mean - fixed, 0.0) / kKeyBlock);
-  return std::min(options.retrieval_blocks, fitting);
 }
 
 }  // namespace
@@ -274,12 +260,13 @@ Calibration<T> calibrate(View<const T, 4> query, View<const T, 4> key, View<cons
   found.batch = batch;
   found.query_heads = query_heads;
   found.rows = n;
-  found.most_retrieved = most_retrieved(options, n);
+  found.most_ranked = std::min(kMostOfMean * most_retrieved(options, n), ceil_div(n, kKeyBlock));
   found.heads.resize(at(count));
+  const auto shared = key_arrays(key, value, exec);
   for_each_head(exec, count, [&](index_t flat, const Exec& inside) {
     const auto [b, h, g] = head_index(flat, query_heads, key.shape[1]);
-    const HeadArrays<T> head(head_view(query, b, h), head_view(key, b, g), head_view(value, b, g),
-                             scale_of(attention, head_dim), inside);
+    const HeadArrays<T> head(head_view(query, b, h), *shared[at(b * key.shape[1] + g)],
+                             value.shape[3], scale_of(attention, head_dim));
     HeadCalibrator<T>(head, found, flat, inside).run();
   });
   return found;

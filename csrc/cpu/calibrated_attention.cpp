@@ -274,10 +274,11 @@ void calibrated_attention(View<const T, 4> query, View<const T, 4> key, View<con
                 "to match the calibration");
   require_shape(kName, "far_share", far_share.shape, {batch, query_heads, n}, "to match query");
   const HeadList list(kName, heads, batch * query_heads);
+  const auto shared = key_arrays(key, value, exec);
   for_each_head(exec, list.size(), [&](index_t i, const Exec& inside) {
     const auto [b, h, g] = head_index(list[i], query_heads, key.shape[1]);
-    const HeadArrays<T> arrays(head_view(query, b, h), head_view(key, b, g), head_view(value, b, g),
-                               scale_of(attention, head_dim), inside);
+    const HeadArrays<T> arrays(head_view(query, b, h), *shared[at(b * key.shape[1] + g)],
+                               value.shape[3], scale_of(attention, head_dim));
     const CalibratedHead<T> head(arrays, calibration, list[i], inside);
     const index_t blocks = ceil_div(n, kKeyBlock);
     parallel_for(inside, blocks, [&](index_t block, int) {
@@ -297,13 +298,14 @@ void exact_blocks(View<const T, 4> query, View<const T, 4> key, View<const T, 4>
   require(static_cast<index_t>(blocks.size()) == batch * query_heads * count, kName,
           "blocks has " + std::to_string(blocks.size()) + " entries; expected one for each block");
   const VisibleKeys causal(true, n);
+  const auto shared = key_arrays(key, value, exec);
   for_each_head(exec, batch * query_heads, [&](index_t flat, const Exec& inside) {
     const auto [b, h, g] = head_index(flat, query_heads, key.shape[1]);
     std::vector<index_t> rows;
     for (index_t i = 0; i < n; ++i)
       if (blocks[at(flat * count + i / kKeyBlock)] != 0) rows.push_back(i);
     if (rows.empty()) return;
-    exact_head<T>(head_view(query, b, h), head_view(key, b, g), head_view(value, b, g),
+    exact_head<T>(head_view(query, b, h), *shared[at(b * key.shape[1] + g)],
                   scale_of(attention, head_dim), causal, rows, head_view(out, b, h),
                   row_view(lse, b, h), inside);
   });

@@ -5,34 +5,32 @@
 #include <vector>
 
 #include "convbasis/calibrate.h"
+#include "cpu/key_arrays.h"
 #include "cpu/key_selection.h"
-#include "cpu/panels.h"
-#include "cpu/rows.h"
 
 namespace convbasis {
 
-/// One head as calibrated attention reads it.
+/// One query head as calibrated attention reads it.
 template <class T>
 struct HeadArrays {
-  HeadArrays(const View<const T, 2>& q, const View<const T, 2>& k, const View<const T, 2>& v,
-             double logit_scale, const Exec& exec)
+  HeadArrays(const View<const T, 2>& q, const KeyArrays<T>& shared, index_t value_channels,
+             double logit_scale)
       : query(q),
-        key(as_rows(k, key_copy)),
-        keys(key, k.shape[0], k.shape[1], exec),
-        value(as_value_rows(v, v.shape[1], value_copy, exec)),
-        n(k.shape[0]),
-        head_dim(k.shape[1]),
-        channels(v.shape[1]),
+        key(shared.key),
+        keys(shared.panels),
+        value(shared.value),
+        n(q.shape[0]),
+        head_dim(q.shape[1]),
+        channels(value_channels),
         scale(logit_scale) {}
 
   /// Scaled query rows, one after the other.
   void pack_query(std::span<const index_t> rows, T* to) const;
 
   View<const T, 2> query;
-  Buffer<T> key_copy, value_copy;
-  Rows<const T> key;
-  Panels<T> keys;
-  ValueRows<T> value;
+  const Rows<const T>& key;
+  const Panels<T>& keys;
+  const ValueRows<T>& value;
   index_t n, head_dim, channels;
   double scale;
 };

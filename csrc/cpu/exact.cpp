@@ -86,37 +86,18 @@ void OnlineSoftmax<T>::attend(ScoreTiles<T>& source, Rows<const T> value, const 
   }
 }
 
-namespace {
-
-/// Key and value of one head where BLAS can read them, in the order given.
 template <class T>
-struct KeyValue {
-  KeyValue(const View<const T, 2>& k, const View<const T, 2>& v, std::span<const index_t> order,
-           const Exec& exec)
-      : key(as_rows(in_order(k, order, ordered_key), key_copy)),
-        value(as_value_rows(in_order(v, order, ordered_value), v.shape[1], value_copy, exec)) {}
-  Buffer<T> ordered_key, ordered_value, key_copy, value_copy;
-  Rows<const T> key;
-  ValueRows<T> value;
-};
-
-}  // namespace
-
-template <class T>
-void exact_head(const View<const T, 2>& query, const View<const T, 2>& key,
-                const View<const T, 2>& value, double scale, const VisibleKeys& visible,
-                std::span<const index_t> listed, const View<T, 2>& out, const View<T, 1>& lse,
-                const Exec& exec) {
-  const KeyValue<T> source(key, value, visible.key_order(), exec);
-  const index_t count = static_cast<index_t>(listed.size()), channels = value.shape[1];
-  const Panels<T> keys(source.key, key.shape[0], query.shape[1], exec);
+void exact_head(const View<const T, 2>& query, const KeyArrays<T>& source, double scale,
+                const VisibleKeys& visible, std::span<const index_t> listed, const View<T, 2>& out,
+                const View<T, 1>& lse, const Exec& exec) {
+  const index_t count = static_cast<index_t>(listed.size()), channels = out.shape[1];
   const index_t most = panel_rows<T>(std::max(query.shape[1], channels));
   const index_t tiles = ceil_div(count, most);
   parallel_for(exec, tiles, [&](index_t item, int) {
     const index_t first = (tiles - 1 - item) * most;  // the longest rows first
     const auto rows = listed.subspan(static_cast<std::size_t>(first),
                                      static_cast<std::size_t>(std::min(most, count - first)));
-    DotScores<T> scores(query, keys, query.shape[1], scale);
+    DotScores<T> scores(query, source.panels, query.shape[1], scale);
     OnlineSoftmax<T> softmax(channels, "exact_attention", kPanel);
     Buffer<T> result(most * channels);
     double row_lse[kQueryTile];
@@ -179,7 +160,7 @@ void attend_rows(const View<const T, 2>& query, const View<const T, 2>& key,
                  const View<const T, 2>& value, double scale, const VisibleKeys& visible,
                  std::span<const index_t> listed, const View<T, 2>& out, const View<T, 1>& lse,
                  const Exec& exec) {
-  const KeyValue<T> source(key, value, visible.key_order(), exec);
+  const KeyValueRows<T> source(key, value, visible.key_order(), exec);
   const RowTiles tiles(listed, key.shape[0], visible.is_causal());
   const index_t count = tiles.count(), channels = value.shape[1];
   RangeResults<T> results(tiles, channels);
@@ -221,29 +202,32 @@ void exact_attention(View<const T, 4> query, View<const T, 4> key, View<const T,
   const std::vector<index_t> rows = positions(visible.query_order(), n);
   for_each_head(exec, list.size(), [&](index_t i, const Exec& inside) {
     const auto [b, h, g] = head_index(list[i], query_heads, key.shape[1]);
-    exact_head<T>(head_view(query, b, h), head_view(key, b, g), head_view(value, b, g),
-                  scale_of(options, query.shape[3]), visible, rows, head_view(out, b, h),
-                  row_view(lse, b, h), inside);
+    const KeyArrays<T> keys(head_view(key, b, g), head_view(value, b, g), visible.key_order(),
+                            inside);
+    exact_head<T>(head_view(query, b, h), keys, scale_of(options, head_dim), visible, rows,
+                  head_view(out, b, h), row_view(lse, b, h), inside);
   });
 }
 
 template <class T>
 void attention_rows(View<const T, 4> query, View<const T, 4> key, View<const T, 4> value,
                     View<const index_t, 3> rows, View<T, 4> out, View<T, 3> lse,
-                    const AttentionOptions& options, const Exec& exec) {
+                    const AttentionOptions& options, std::span<const index_t> heads,
+                    const Exec& exec) {
   constexpr const char* kName = "attention_rows";
   require_attention(kName, query, key, value);
-  const auto [batch, heads, n, head_dim] = query.shape;
+  const auto [batch, query_heads, n, head_dim] = query.shape;
   const index_t count = rows.shape[2];
-  require_shape(kName, "rows", rows.shape, {batch, heads, count}, "to match query");
+  require_shape(kName, "rows", rows.shape, {batch, query_heads, count}, "to match query");
   require_rows(kName, rows, n);
-  require_shape(kName, "out", out.shape, {batch, heads, count, value.shape[3]},
+  require_shape(kName, "out", out.shape, {batch, query_heads, count, value.shape[3]},
                 "to match rows and value");
   if (lse.data != nullptr)
-    require_shape(kName, "lse", lse.shape, {batch, heads, count}, "to match rows");
+    require_shape(kName, "lse", lse.shape, {batch, query_heads, count}, "to match rows");
+  const HeadList list(kName, heads, batch * query_heads);
   const VisibleKeys visible(kName, options.mask, options.is_causal, n, key.shape[2]);
-  for_each_head(exec, batch * heads, [&](index_t flat, const Exec& inside) {
-    const auto [b, h, g] = head_index(flat, heads, key.shape[1]);
+  for_each_head(exec, list.size(), [&](index_t i, const Exec& inside) {
+    const auto [b, h, g] = head_index(list[i], query_heads, key.shape[1]);
     const std::vector<index_t> listed = listed_rows(rows, b, h);
     attend_rows<T>(head_view(query, b, h), head_view(key, b, g), head_view(value, b, g),
                    scale_of(options, query.shape[3]), visible, listed, head_view(out, b, h),
@@ -253,16 +237,15 @@ void attention_rows(View<const T, 4> query, View<const T, 4> key, View<const T, 
 
 #define CONVBASIS_INSTANTIATE(T)                                                                  \
   template class OnlineSoftmax<T>;                                                                \
-  template void exact_head(const View<const T, 2>&, const View<const T, 2>&,                      \
-                           const View<const T, 2>&, double, const VisibleKeys&,                   \
-                           std::span<const index_t>, const View<T, 2>&, const View<T, 1>&,        \
-                           const Exec&);                                                          \
+  template void exact_head(const View<const T, 2>&, const KeyArrays<T>&, double,                  \
+                           const VisibleKeys&, std::span<const index_t>, const View<T, 2>&,       \
+                           const View<T, 1>&, const Exec&);                                       \
   template void exact_attention(View<const T, 4>, View<const T, 4>, View<const T, 4>, View<T, 4>, \
                                 View<T, 3>, const AttentionOptions&, std::span<const index_t>,    \
                                 const Exec&);                                                     \
   template void attention_rows(View<const T, 4>, View<const T, 4>, View<const T, 4>,              \
                                View<const index_t, 3>, View<T, 4>, View<T, 3>,                    \
-                               const AttentionOptions&, const Exec&);
+                               const AttentionOptions&, std::span<const index_t>, const Exec&);
 CONVBASIS_INSTANTIATE(float)
 CONVBASIS_INSTANTIATE(double)
 #undef CONVBASIS_INSTANTIATE

@@ -21,6 +21,19 @@ constexpr double kKeyPrior = 0.2, kLagPrior = 0.02;
 
 std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
 
+/// In as many sums as fit a vector, whatever the instruction set.
+template <class T>
+T sum_of(const T* x, index_t n) {
+  constexpr index_t kSums = 16;
+  T sums[kSums] = {}, total = 0;
+  index_t i = 0;
+  for (; i + kSums <= n; i += kSums)
+    for (index_t l = 0; l < kSums; ++l) sums[l] += x[i + l];
+  for (; i < n; ++i) total += x[i];
+  for (const T sum : sums) total += sum;
+  return total;
+}
+
 std::vector<index_t> equal_bins(index_t window, index_t n) {
   std::vector<index_t> borders{window};
   while (borders.back() < n) {
@@ -121,21 +134,25 @@ FarMasses::FarMasses(index_t n, index_t window)
 template <class T>
 void FarMasses::add(std::span<const index_t> rows, Rows<const T> weights,
                     std::span<const double> sums) {
+  // In T, for a few rows at once: their sums are as exact as the weights.
+  const auto n = static_cast<index_t>(of_keys_.size());
+  std::vector<T> keys(of_keys_.size(), T(0)), lags_back(of_keys_.size(), T(0));
   for (std::size_t r = 0; r < rows.size(); ++r) {
     const T* row = weights.row(static_cast<index_t>(r));
     const index_t last = std::max<index_t>(rows[r] - window_ + 1, 0);
-    const double reciprocal = 1 / sums[r];
-    double* keys = of_keys_.data();
-    for (index_t j = 0; j < last; ++j) keys[j] += reciprocal * static_cast<double>(row[j]);
-    double* lags = of_lags_.data() + rows[r] + 1 - last;
-    double mass = 0;
-    for (index_t t = 0; t < last; ++t) {
-      const double weight = reciprocal * static_cast<double>(row[last - 1 - t]);
-      lags[t] += weight;
-      mass += weight;
+    const T share = static_cast<T>(1 / sums[r]);
+    T* back = lags_back.data() + (n - 1 - rows[r]);
+    for (index_t j = 0; j < last; ++j) {
+      const T weight = share * row[j];
+      keys[at(j)] += weight;
+      back[j] += weight;
     }
     rows_.push_back(rows[r]);
-    of_rows_.push_back(mass);
+    of_rows_.push_back(static_cast<double>(sum_of(row, last)) / sums[r]);
+  }
+  for (index_t j = 0; j < n; ++j) {
+    of_keys_[at(j)] += static_cast<double>(keys[at(j)]);
+    of_lags_[at(j)] += static_cast<double>(lags_back[at(n - 1 - j)]);
   }
 }
 

@@ -19,9 +19,9 @@ KeySelection select_keys(const Calibration<T>& calibration, const HeadCalibratio
   const index_t near = std::max<index_t>(block - head.near_blocks, 0);
   const bool takes_all = block < kWholeBlocks;
   for (index_t j = takes_all ? 0 : near; j <= block; ++j) blocks.push_back(j);
-  index_t wanted = takes_all ? 0 : head.retrieved;
-  for (index_t r = 0; r < calibration.most_retrieved && wanted > 0; ++r) {
-    const index_t key_block = head.ranked[at(block * calibration.most_retrieved + r)];
+  index_t wanted = takes_all ? 0 : head.retrieved[at(block)];
+  for (index_t r = 0; r < calibration.most_ranked && wanted > 0; ++r) {
+    const index_t key_block = head.ranked[at(block * calibration.most_ranked + r)];
     if (key_block < 0) break;
     if (key_block >= near) continue;  // ranked for fewer near blocks
     blocks.push_back(key_block);

@@ -45,7 +45,7 @@ void attend_exactly(const Head<T>& head, const std::vector<index_t>& rows,
   attention_rows<T>(whole(head.query), whole(head.key), whole(head.value),
                     contiguous_view<const index_t, 3>(rows.data(), {1, 1, count}),
                     contiguous_view<T, 4>(out.data(), {1, 1, count, channels}),
-                    contiguous_view<T, 3>(lse.data(), {1, 1, count}), options, exec);
+                    contiguous_view<T, 3>(lse.data(), {1, 1, count}), options, {}, exec);
   for (index_t r = 0; r < count; ++r) {
     write_row(out.data() + r * channels, head.out, rows[at(r)]);
     if (head.lse.data != nullptr) head.lse(rows[at(r)]) = lse[r];

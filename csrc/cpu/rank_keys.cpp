@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <numeric>
 
@@ -9,6 +10,8 @@ namespace convbasis {
 namespace {
 
 constexpr index_t kBlockTile = 16;  ///< query blocks of a matrix product
+
+std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
 
 /// Mean of the scaled queries of a block.
 template <class T>
@@ -29,49 +32,89 @@ void mean_query(const HeadArrays<T>& head, index_t block, T* mean) {
 }  // namespace
 
 template <class T>
-std::vector<index_t> rank_key_blocks(const HeadArrays<T>& head, std::span<const index_t> heavy,
-                                     index_t near_blocks, index_t most, const Exec& exec) {
+RankedBlocks<T> rank_key_blocks(const HeadArrays<T>& head, std::span<const index_t> heavy,
+                                index_t near_blocks, index_t most, const Exec& exec) {
   const index_t blocks = ceil_div(head.n, kKeyBlock);
-  std::vector<index_t> ranked(static_cast<std::size_t>(blocks * most), -1);
+  RankedBlocks<T> ranked{std::vector<index_t>(at(blocks * most), -1),
+                         std::vector<T>(at(blocks * most), T(0))};
   if (most == 0) return ranked;
   parallel_for(exec, ceil_div(blocks, kBlockTile), [&](index_t tile, int) {
     const index_t top = blocks - tile * kBlockTile, bottom = std::max<index_t>(top - kBlockTile, 0);
-    const index_t far = std::max<index_t>(top - 1 - near_blocks, 0), keys = far * kKeyBlock;
-    if (far == 0) return;
+    if (top - 1 <= near_blocks) return;
+    const index_t keys = std::min(top * kKeyBlock, head.n);
     Buffer<T> means((top - bottom) * head.head_dim), scores((top - bottom) * keys);
     for (index_t b = bottom; b < top; ++b)
       mean_query(head, b, means.data() + (b - bottom) * head.head_dim);
     head.keys.multiply({means.data(), head.head_dim}, top - bottom, 0, keys, scores.data(), keys);
-    std::vector<double> masses(static_cast<std::size_t>(far));
-    std::vector<index_t> order(static_cast<std::size_t>(far));
+    std::vector<T> masses(at(top));
+    std::vector<index_t> order(at(top));
     for (index_t b = bottom; b < top; ++b) {
-      const index_t seen = std::max<index_t>(b - near_blocks, 0);
-      if (seen == 0) continue;
+      const index_t far = std::max<index_t>(b - near_blocks, 0);
+      if (far == 0) continue;
       T* row = scores.data() + (b - bottom) * keys;
-      for (const index_t key : heavy)
-        if (key < seen * kKeyBlock) row[key] = -std::numeric_limits<T>::infinity();
-      const T peak = kernels<T>().max_value(row, seen * kKeyBlock);
+      const index_t seen = std::min((b + 1) * kKeyBlock, head.n);
+      const T peak = kernels<T>().max_value(row, seen);
       if (!std::isfinite(peak)) continue;
-      for (index_t j = 0; j < seen; ++j)
-        masses[static_cast<std::size_t>(j)] =
-            kernels<T>().exp_sum(row + j * kKeyBlock, peak, kKeyBlock);
-      std::iota(order.begin(), order.begin() + seen, index_t{0});
-      const index_t kept = std::min(most, seen);
-      std::partial_sort(order.begin(), order.begin() + kept, order.begin() + seen,
+      double all = kernels<T>().exp_sum(row + far * kKeyBlock, peak, seen - far * kKeyBlock);
+      for (const index_t key : heavy) {
+        if (key >= far * kKeyBlock) break;
+        all += std::exp(static_cast<double>(row[key] - peak));
+        row[key] = -std::numeric_limits<T>::infinity();
+      }
+      for (index_t j = 0; j < far; ++j) {
+        const double mass = kernels<T>().exp_sum(row + j * kKeyBlock, peak, kKeyBlock);
+        masses[at(j)] = static_cast<T>(mass);
+        all += mass;
+      }
+      std::iota(order.begin(), order.begin() + far, index_t{0});
+      const index_t kept = std::min(most, far);
+      std::partial_sort(order.begin(), order.begin() + kept, order.begin() + far,
                         [&](index_t x, index_t y) {
-                          const double mx = masses[static_cast<std::size_t>(x)];
-                          const double my = masses[static_cast<std::size_t>(y)];
+                          const T mx = masses[at(x)], my = masses[at(y)];
                           return mx != my ? mx > my : x > y;
                         });
-      std::copy_n(order.begin(), kept, ranked.begin() + b * most);
+      for (index_t r = 0; r < kept; ++r) {
+        const index_t block = order[at(r)];
+        ranked.blocks[at(b * most + r)] = block;
+        ranked.shares[at(b * most + r)] =
+            static_cast<T>(static_cast<double>(masses[at(block)]) / all);
+      }
     }
   });
   return ranked;
 }
 
-template std::vector<index_t> rank_key_blocks(const HeadArrays<float>&, std::span<const index_t>,
-                                              index_t, index_t, const Exec&);
-template std::vector<index_t> rank_key_blocks(const HeadArrays<double>&, std::span<const index_t>,
-                                              index_t, index_t, const Exec&);
+template <class T>
+std::vector<index_t> take_largest(const RankedBlocks<T>& ranked, index_t rows, index_t near_blocks,
+                                  index_t mean) {
+  const index_t blocks = ceil_div(rows, kKeyBlock);
+  const index_t most = static_cast<index_t>(ranked.blocks.size()) / blocks;
+  std::vector<index_t> taken(at(blocks), 0);
+  const auto for_each_far = [&](const auto& part) {
+    for (index_t b = kWholeBlocks; b < blocks; ++b)
+      for (index_t i = b * most; i < (b + 1) * most && ranked.shares[at(i)] > T(0); ++i)
+        if (ranked.blocks[at(i)] < b - near_blocks) part(b, ranked.shares[at(i)]);
+  };
+  std::vector<T> shares;
+  for_each_far([&](index_t, T share) { shares.push_back(share); });
+  const std::size_t wanted = at(mean * std::max<index_t>(blocks - kWholeBlocks, 0));
+  if (wanted == 0) return taken;
+  T least = 0;
+  if (wanted < shares.size()) {
+    std::nth_element(shares.begin(), shares.begin() + static_cast<index_t>(wanted) - 1,
+                     shares.end(), std::greater<>());
+    least = shares[wanted - 1];
+  }
+  for_each_far([&](index_t b, T share) { taken[at(b)] += share >= least ? 1 : 0; });
+  return taken;
+}
+
+#define CONVBASIS_INSTANTIATE(T)                                                           \
+  template RankedBlocks<T> rank_key_blocks(const HeadArrays<T>&, std::span<const index_t>, \
+                                           index_t, index_t, const Exec&);                 \
+  template std::vector<index_t> take_largest(const RankedBlocks<T>&, index_t, index_t, index_t);
+CONVBASIS_INSTANTIATE(float)
+CONVBASIS_INSTANTIATE(double)
+#undef CONVBASIS_INSTANTIATE
 
 }  // namespace convbasis

@@ -45,6 +45,7 @@ def attention_rows(
     scale: float,
     is_causal: bool,
     mask: _Mask | None,
+    heads: _Ints | None,
     num_threads: int,
 ) -> None: ...
 

@@ -111,7 +111,7 @@ def exact_rows(inputs: AttentionInputs, rows: np.ndarray, threads: int) -> np.nd
     exact = np.zeros((*rows.shape, inputs.value.shape[3]), inputs.compute)
     arrays = inputs.query, inputs.key, inputs.value
     call = (inputs.scale, inputs.is_causal, inputs.mask)
-    _core.attention_rows(*arrays, rows, exact, None, *call, threads)
+    _core.attention_rows(*arrays, rows, exact, None, *call, None, threads)
     return exact
 
 

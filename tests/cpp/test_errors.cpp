@@ -219,7 +219,7 @@ TEST(nothing_is_written_when_a_listed_row_is_wrong) {
   const std::vector<float> before = out;
   const auto to = contiguous_view<float, 4>(out.data(), {1, 2, 2, kDim});
   const auto qkv = array<4>({1, 2, kRows, kDim});
-  CHECK_THROWS(attention_rows<float>(qkv, qkv, qkv, listed, to, {}, {}, {1}), InvalidArgument,
+  CHECK_THROWS(attention_rows<float>(qkv, qkv, qkv, listed, to, {}, {}, {}, {1}), InvalidArgument,
                "[attention_rows] rows holds 6; expected 0 <= row < 6");
   CHECK(out == before);
   const Basis basis;

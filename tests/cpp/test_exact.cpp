@@ -262,7 +262,7 @@ TEST(attention_rows_gives_the_listed_rows_in_their_order) {
       const auto listed = contiguous_view<const index_t, 3>(rows.data(), {2, 2, kListed});
       const AttentionOptions options{{}, is_causal};
       attention_rows<float>(problem.query.view, problem.key.view, problem.value.view, listed,
-                            out.view, lse_view, options, {2});
+                            out.view, lse_view, options, {}, {2});
       for (index_t head = 0; head < 4; ++head)
         for (index_t r = 0; r < kListed; ++r)
           problem.check_row(options, head / 2, head % 2, listed(head / 2, head % 2, r), out.view,
@@ -305,7 +305,7 @@ TEST(attention_rows_of_long_sequences_put_ranges_of_keys_together) {
       const auto out = contiguous_view<float, 4>(outputs[i].data(), {1, 1, count, 3});
       const auto lse = contiguous_view<float, 3>(sums[i].data(), {1, 1, count});
       attention_rows<float>(problem.query.view, problem.key.view, problem.value.view, listed, out,
-                            lse, {{}, is_causal}, {threads});
+                            lse, {{}, is_causal}, {}, {threads});
       for (index_t r = 0; r < count; ++r)
         problem.check_row({{}, is_causal}, 0, 0, rows[static_cast<std::size_t>(r)], out, lse, r);
     }

@@ -87,7 +87,7 @@ def test_unchecked_nan_stays_nan_in_listed_rows_too(is_causal):
     query[0, 0, 150, 2] = np.nan
     rows = np.array([[[10, 150]]])
     out, lse = np.empty((1, 1, 2, 4)), np.empty((1, 1, 2))
-    _core.attention_rows(query, key, value, rows, out, lse, 0.5, is_causal, None, 2)
+    _core.attention_rows(query, key, value, rows, out, lse, 0.5, is_causal, None, None, 2)
     whole, whole_lse = cb.exact_attention(
         query, key, value, is_causal=is_causal, scale=0.5, check_finite=False, return_lse=True
     )

@@ -202,7 +202,7 @@ def test_listed_rows(kind, qkv, row_error):
     query, key, value = qkv(n_q, n_kv=n_kv, lead=(batch, heads))
     rows = np.random.default_rng(1).integers(0, n_q, size=(batch, heads, 40))
     out, lse = np.empty((batch, heads, 40, 8)), np.empty((batch, heads, 40))
-    _core.attention_rows(query, key, value, rows, out, lse, 0.5, *mask._native()[::-1], 2)
+    _core.attention_rows(query, key, value, rows, out, lse, 0.5, *mask._native()[::-1], None, 2)
     every, every_lse = cb.exact_attention(query, key, value, mask, scale=0.5, return_lse=True)
     assert row_error(out, np.take_along_axis(every, rows[..., None], axis=2)) <= 1e-13
     np.testing.assert_allclose(lse, np.take_along_axis(every_lse, rows, axis=2), rtol=1e-13)

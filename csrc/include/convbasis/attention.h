@@ -22,11 +22,12 @@ void exact_attention(View<const T, 4> query, View<const T, 4> key, View<const T,
                      std::span<const index_t> heads = {}, const Exec& exec = {});
 
 /// Exact attention of listed query rows: rows (batch, heads, r), out (batch, heads, r, dv),
-/// lse (batch, heads, r) or empty. O(r m d) a head.
+/// lse (batch, heads, r) or empty; `heads` as above. O(r m d) a head.
 template <class T>
 void attention_rows(View<const T, 4> query, View<const T, 4> key, View<const T, 4> value,
                     View<const index_t, 3> rows, View<T, 4> out, View<T, 3> lse,
-                    const AttentionOptions& options = {}, const Exec& exec = {});
+                    const AttentionOptions& options = {}, std::span<const index_t> heads = {},
+                    const Exec& exec = {});
 
 /// D^-1 exp(H) V for logits H given as a conv basis (Conv-Basis, arXiv 2405.05219, Algorithm 1).
 ///

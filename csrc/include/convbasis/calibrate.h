@@ -16,7 +16,8 @@ struct CalibrateOptions {
                                   ///< times as many where a head is cheaper so
   index_t sinks = 4;              ///< first keys taken exactly
   index_t heavy_keys = 64;        ///< keys with the most attention, taken exactly by all queries
-  index_t retrieval_blocks = 16;  ///< most key blocks that a query block takes exactly
+  index_t retrieval_blocks = 16;  ///< most key blocks that query blocks take exactly in the mean;
+                                  ///< one may take four times as many
   index_t sample_rows = 128;      ///< rows of exact attention that the basis is fitted to
   index_t sample_keys = 64;       ///< keys that tell how much of a row the convolution carries
   std::uint64_t seed = 0;         ///< of all random choices
@@ -31,15 +32,15 @@ constexpr index_t kKeyBlock = 64;
 template <class T>
 struct HeadCalibration {
   index_t near_blocks = 0;      ///< before a query block's own
-  index_t retrieved = 0;        ///< key blocks retrieved by each query block
   bool has_far = false;         ///< whether keys that are not exact count at all
   double sample_error = 0;      ///< relative error of sample rows, which the basis was fitted to;
                                 ///< infinite where exact attention is expected to be cheaper:
                                 ///< then all that the options allow is taken
   std::vector<index_t> heavy;   ///< keys that all queries take exactly, increasing
   std::vector<index_t> ranked;  ///< (query blocks, most): key blocks by falling weight, then -1
-  std::vector<T> key_weights;   ///< (n), 0 for heavy keys
-  std::vector<T> lag_weights;   ///< (n), 0 inside the window
+  std::vector<index_t> retrieved;  ///< (query blocks): how many of these are taken, near ones apart
+  std::vector<T> key_weights;      ///< (n), 0 for heavy keys
+  std::vector<T> lag_weights;      ///< (n), 0 inside the window
 };
 
 /// What calibrate found.
@@ -47,7 +48,7 @@ template <class T>
 struct Calibration {
   CalibrateOptions options;
   index_t batch = 0, query_heads = 0, rows = 0;
-  index_t most_retrieved = 0;             ///< row length of HeadCalibration::ranked
+  index_t most_ranked = 0;                ///< row length of HeadCalibration::ranked
   std::vector<HeadCalibration<T>> heads;  ///< (batch * query_heads)
 };
 
