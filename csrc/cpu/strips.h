@@ -4,6 +4,7 @@
 
 #include "convbasis/basis.h"
 #include "convbasis/report.h"
+#include "core/basis.h"
 #include "core/buffer.h"
 #include "core/schedule.h"
 #include "core/thread_pool.h"
@@ -21,16 +22,6 @@ struct StripMatrix {
 /// Strips of one head of a basis, without the padding.
 template <class T>
 [[nodiscard]] StripMatrix<T> head_strips(const BasisView<T>& basis, index_t batch, index_t head);
-
-/// Throws InvalidArgument unless shapes fit each other and starts are increasing inside the matrix.
-template <class T>
-void require_basis(const char* function, const BasisView<T>& basis);
-
-/// The same of both halves (upper may be null), and that they and value (batch, kv_heads,
-/// num_columns, dv) fit each other.
-template <class T>
-void require_operands(const char* function, const BasisView<T>& lower, const BasisView<T>* upper,
-                      const View<const T, 4>& value);
 
 /// Largest logit, with the zeros of columns that no strip covers; -inf when there is none.
 template <class T>

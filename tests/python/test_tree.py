@@ -40,7 +40,7 @@ def test_no_file_is_longer_than_400_lines():
 @pytest.mark.parametrize(
     ("folder", "list_file", "suffixes"),
     [
-        ("csrc", "csrc/CMakeLists.txt", {".cpp"}),
+        ("csrc", "csrc/CMakeLists.txt", {".cpp", ".cu"}),
         ("csrc/include", "csrc/CMakeLists.txt", {".h"}),
         ("csrc/bindings", "csrc/bindings/CMakeLists.txt", {".cpp"}),
     ],
@@ -58,21 +58,20 @@ def test_every_native_source_is_built(folder, list_file, suffixes):
 
 
 def test_every_cpp_test_is_listed():
-    listed = (ROOT / "tests/cpp/CMakeLists.txt").read_text()
-    topics = {
-        path.stem.removeprefix("test_")
-        for path in sources("tests/cpp", suffixes={".cpp"})
-        if path.name != "main.cpp"
-    }
-    assert topics <= set(re.findall(r"\w+", listed))
+    for folder, prefix in (("tests/cpp", "test_"), ("tests/cpp/cuda", "test_cuda_")):
+        listed = (ROOT / folder / "CMakeLists.txt").read_text()
+        topics = {path.stem.removeprefix(prefix) for path in (ROOT / folder).glob("test_*.cpp")}
+        assert topics
+        assert topics <= set(re.findall(r"\w+", listed))
 
 
 def test_source_map_names_every_file():
-    text = (ROOT / "csrc/README.md").read_text()
+    maps = ("csrc/README.md", "csrc/cuda/README.md")
+    text = "".join((ROOT / path).read_text() for path in maps)
     names = set(re.findall(r"[\w.]+", text))
     missing = [
         str(path)
-        for path in sources("csrc", suffixes={".h", ".cpp"})
+        for path in sources("csrc", suffixes={".h", ".cpp", ".cu"})
         if not {path.name, path.stem} & names
     ]
     assert missing == []
@@ -90,15 +89,13 @@ def test_public_headers_include_only_the_standard_library_and_each_other():
 
 
 def test_layers_do_not_point_back():
-    layers = ["include", "core", "cpu", "bindings"]
+    layers = {"include": 0, "core": 1, "cpu": 2, "cuda": 2, "no_cuda": 2, "bindings": 3}
     pattern = re.compile(r'#include "(\w+)/')
     wrong = [
         (str(path), target)
-        for path in sources("csrc", suffixes={".h", ".cpp"})
+        for path in sources("csrc", suffixes={".h", ".cpp", ".cu"})
         for target in pattern.findall((ROOT / path).read_text())
-        if target in layers
-        and path.parts[1] in layers
-        and layers.index(target) > layers.index(path.parts[1])
+        if target in layers and target != path.parts[1] and layers[target] >= layers[path.parts[1]]
     ]
     assert wrong == []
 

@@ -6,6 +6,7 @@
 #include "convbasis/basis.h"
 #include "convbasis/calibrate.h"
 #include "convbasis/cost_model.h"
+#include "convbasis/cuda.h"
 #include "convbasis/device.h"
 #include "convbasis/error.h"
 #include "convbasis/logit_range.h"

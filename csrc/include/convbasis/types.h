@@ -54,6 +54,14 @@ template <class T, int N>
   return view;
 }
 
+/// Elements of half precision as they lie in memory; computed in float.
+struct Float16 {
+  std::uint16_t bits;  ///< IEEE binary16
+};
+struct BFloat16 {
+  std::uint16_t bits;  ///< the upper half of a float
+};
+
 /// Asked about every 50 ms, on the calling thread only, during long work.
 class Interrupt {
  public:

@@ -1,0 +1,115 @@
+#include "core/buffer.h"
+#include "cuda/direct.h"
+
+namespace convbasis::cuda {
+namespace {
+
+constexpr int kThreads = 128, kTile = 64, kDepth = 32;
+constexpr int kRows = 8, kQuad = 4, kGroups = kTile / kQuad;
+
+template <class T>
+struct alignas(16) Quad {
+  T of[kQuad];
+};
+
+/// A thread block has kTile outputs and kTile channels, a thread kRows by kQuad of them. Weights
+/// and inputs of kDepth rows of x are in shared memory at a time.
+template <class T>
+struct DiagonalTiles {
+  static constexpr std::size_t kSharedBytes =
+      2 * sizeof(T) * kDepth * kTile + sizeof(std::int32_t) * kTile;
+  StripTable<T> strips;
+  Array<T> x, y;
+  index_t diagonal, row_tiles, channel_tiles;
+  bool transpose;
+
+  struct Sums {
+    T of[kRows][kQuad];
+  };
+
+  /// Entry of the matrix that takes row `source` of x to row `output` of y.
+  [[nodiscard]] CONVBASIS_DEVICE T weight(int head, int strip, index_t output,
+                                          index_t source) const {
+    const index_t lag = transpose ? source - output : output - source;
+    const bool inside = output / diagonal == source / diagonal && source < x.rows;
+    return strip >= 0 && lag >= 0 && inside && output < y.rows ? strips.kernel(head, strip)[lag]
+                                                               : T(0);
+  }
+
+  CONVBASIS_DEVICE void operator()(Block<kThreads> block) const {
+    auto* weights = reinterpret_cast<T*>(block.shared);  // (kDepth, kTile)
+    auto* inputs = weights + kDepth * kTile;             // (kDepth, kTile)
+    auto* columns = reinterpret_cast<std::int32_t*>(inputs + kDepth * kTile);
+    const index_t channel = block.index % channel_tiles * kTile;
+    const index_t rest = block.index / channel_tiles;
+    const index_t output = rest % row_tiles * kTile;
+    const int head = static_cast<int>(rest / row_tiles);
+    const index_t past = output + kTile;  // the first output of the next tile
+    const index_t begin = transpose ? output : output / diagonal * diagonal;
+    index_t end = transpose ? (past + diagonal - 1) / diagonal * diagonal : past;
+    if (end > x.rows) end = x.rows;
+    PerThread<Sums, kThreads> sums;
+    block.each(kThreads, [&](int t) {
+      CONVBASIS_UNROLL
+      for (int r = 0; r < kRows; ++r) CONVBASIS_UNROLL
+      for (int c = 0; c < kQuad; ++c) sums[t].of[r][c] = T(0);
+    });
+    for (index_t first = begin; first < end; first += kDepth) {
+      const index_t column = transpose ? output : first;
+      block.each(kTile, [&](int i) { columns[i] = strips.strip_of(head, column + i); });
+      block.each(kDepth * kTile, [&](int i) {
+        const int o = i % kTile, depth = i / kTile;
+        const index_t source = first + depth;
+        weights[i] = weight(head, columns[transpose ? o : depth], output + o, source);
+        const index_t c = channel + o;
+        inputs[i] = source < end && c < x.channels ? x.load(head, source, c) : T(0);
+      });
+      block.each(kThreads, [&](int t) {
+        const auto* left = reinterpret_cast<const Quad<T>*>(weights) + t / kGroups * 2;
+        const auto* right = reinterpret_cast<const Quad<T>*>(inputs) + t % kGroups;
+        for (int depth = 0; depth < kDepth; ++depth) {
+          const Quad<T> low = left[depth * kGroups], high = left[depth * kGroups + 1];
+          const Quad<T> value = right[depth * kGroups];
+          CONVBASIS_UNROLL
+          for (int r = 0; r < kQuad; ++r) {
+            CONVBASIS_UNROLL
+            for (int c = 0; c < kQuad; ++c) {
+              sums[t].of[r][c] += low.of[r] * value.of[c];
+              sums[t].of[r + kQuad][c] += high.of[r] * value.of[c];
+            }
+          }
+        }
+      });
+    }
+    block.each(kThreads, [&](int t) {
+      const index_t row = output + t / kGroups * kRows, c0 = channel + t % kGroups * kQuad;
+      CONVBASIS_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        CONVBASIS_UNROLL
+        for (int c = 0; c < kQuad; ++c)
+          if (row + r < y.rows && c0 + c < y.channels)
+            y.store(head, row + r, c0 + c, sums[t].of[r][c]);
+      }
+    });
+  }
+};
+
+}  // namespace
+
+template <class T>
+void multiply_diagonal(const Strips<T>& strips, index_t diagonal, bool transpose, const Array<T>& x,
+                       const Array<T>& y, const Stream& stream) {
+  const index_t row_tiles = ceil_div(y.rows, kTile), channel_tiles = ceil_div(y.channels, kTile);
+  const auto heads = static_cast<index_t>(strips.layouts.size());
+  using Kernel = DiagonalTiles<T>;
+  launch_blocks<kThreads>(
+      stream, heads * row_tiles * channel_tiles, Kernel::kSharedBytes,
+      Kernel{strips.table, x, y, diagonal, row_tiles, channel_tiles, transpose});
+}
+
+template void multiply_diagonal(const Strips<float>&, index_t, bool, const Array<float>&,
+                                const Array<float>&, const Stream&);
+template void multiply_diagonal(const Strips<double>&, index_t, bool, const Array<double>&,
+                                const Array<double>&, const Stream&);
+
+}  // namespace convbasis::cuda

@@ -1,0 +1,85 @@
+#include <cublas_v2.h>
+
+#include <map>
+#include <memory>
+#include <mutex>
+
+#include "cuda/buffer.h"
+#include "cuda/check.h"
+#include "cuda/gemm.h"
+
+namespace convbasis::cuda {
+namespace {
+
+void check_blas(cublasStatus_t status, const char* call) {
+  if (status != CUBLAS_STATUS_SUCCESS) throw_backend(call, cublasGetStatusString(status));
+}
+#define CONVBASIS_CHECK_BLAS(call) check_blas(call, #call)
+
+// What NVIDIA recommends for Hopper; smaller chips need less.
+constexpr index_t kWorkspaceBytes = 32 << 20;
+
+/// One handle a device, never destroyed: at the end of a process CUDA may be gone before it.
+class Handle {
+ public:
+  static Handle& of(int device) {
+    static std::mutex& mutex = *new std::mutex;
+    static auto& handles = *new std::map<int, std::unique_ptr<Handle>>;
+    const std::lock_guard lock(mutex);
+    std::unique_ptr<Handle>& handle = handles[device];
+    if (handle == nullptr) handle = std::make_unique<Handle>();
+    return *handle;
+  }
+  Handle() {
+    CONVBASIS_CHECK_BLAS(cublasCreate(&handle_));
+    CONVBASIS_CHECK_BLAS(cublasSetMathMode(handle_, CUBLAS_DEFAULT_MATH));
+  }
+
+  /// Stream and workspace are the handle's own state: one caller at a time may set them and go.
+  template <class Execute>
+  void run(const Stream& stream, const Execute& execute) {
+    const DeviceBuffer<char> workspace(stream, kWorkspaceBytes);
+    const std::lock_guard lock(mutex_);
+    CONVBASIS_CHECK_BLAS(cublasSetStream(handle_, native(stream)));
+    CONVBASIS_CHECK_BLAS(cublasSetWorkspace(handle_, workspace.data(), kWorkspaceBytes));
+    execute(handle_);
+  }
+
+ private:
+  cublasHandle_t handle_ = nullptr;
+  std::mutex mutex_;
+};
+
+// cuBLAS stores columns: the transposes of all three are multiplied, B first.
+template <class Native, class Function, class T, class Real>
+void run(Function function, const Stream& stream, index_t m, index_t n, index_t k, Real alpha,
+         Matrices<const T> a, Matrices<const T> b, bool transpose_b, Real beta, Matrices<T> c,
+         index_t batch) {
+  if (m == 0 || n == 0 || batch == 0) return;
+  const auto native_of = [](auto* data) { return reinterpret_cast<const Native*>(data); };
+  const T one{alpha}, two{beta};
+  Handle::of(stream.device).run(stream, [&](cublasHandle_t handle) {
+    check_blas(function(handle, transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N, CUBLAS_OP_N, n, m, k,
+                        native_of(&one), native_of(b.data), b.stride, b.step, native_of(a.data),
+                        a.stride, a.step, native_of(&two), reinterpret_cast<Native*>(c.data),
+                        c.stride, c.step, batch),
+               "cublasGemmStridedBatched");
+  });
+}
+
+}  // namespace
+
+#define CONVBASIS_GEMM(T, Real, Native, function)                                      \
+  template <>                                                                          \
+  void multiply(const Stream& stream, index_t m, index_t n, index_t k, Real alpha,     \
+                Matrices<const T> a, Matrices<const T> b, bool transpose_b, Real beta, \
+                Matrices<T> c, index_t batch) {                                        \
+    run<Native>(function, stream, m, n, k, alpha, a, b, transpose_b, beta, c, batch);  \
+  }
+CONVBASIS_GEMM(float, float, float, cublasSgemmStridedBatched_64)
+CONVBASIS_GEMM(double, double, double, cublasDgemmStridedBatched_64)
+CONVBASIS_GEMM(Complex<float>, float, cuComplex, cublasCgemmStridedBatched_64)
+CONVBASIS_GEMM(Complex<double>, double, cuDoubleComplex, cublasZgemmStridedBatched_64)
+#undef CONVBASIS_GEMM
+
+}  // namespace convbasis::cuda

@@ -1,0 +1,91 @@
+#include "cuda/gpu_schedule.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+
+#include "core/buffer.h"
+
+namespace convbasis::cuda {
+namespace {
+
+constexpr index_t kMinBlock = 64, kMaxBlock = 8192;
+
+// Numbers moved for each row of a block, channel and piece: gathered and padded (3), transformed
+// (4), read by the products (2); or of an output: written by the products (2), transformed (4),
+// added (3).
+constexpr double kMoved = 9;
+constexpr double kLaunches = 7;      // of one chunk of a level
+constexpr index_t kDirectTile = 64;  // outputs, and channels, of a direct tile
+
+double ratio(index_t a, index_t b) { return static_cast<double>(a) / static_cast<double>(b); }
+
+double level_cost(std::span<const StripLayout> heads, double channels, double size,
+                  const Level& level, const GpuModel& model) {
+  const auto block = static_cast<double>(level.block);
+  double slots = 0, pairs = 0, windows = 0;
+  for (const StripLayout& layout : heads) {
+    const index_t blocks = ceil_div(layout.rows, level.block);
+    const double per_span = std::min(ratio(level.span, level.block), static_cast<double>(blocks));
+    double pieces = 0;
+    for (index_t r = 0; r < layout.count(); ++r) {
+      pieces +=
+          static_cast<double>(ceil_div(layout.end(r), level.block) - layout.begin(r) / level.block);
+      windows += static_cast<double>(max_block_lag(layout, r, level));
+    }
+    const double later = (per_span - 1) / per_span;
+    slots += later * (pieces + static_cast<double>(blocks));
+    pairs += pieces * (per_span - 1) / 2;
+  }
+  const double bytes = size * block * kMoved * (channels * slots + windows);
+  const double flops = 8 * block * channels * pairs;
+  const double chunks =
+      std::ceil(4 * size * block * channels * slots / static_cast<double>(model.workspace));
+  return bytes / model.bytes + flops / model.flops + chunks * kLaunches * model.launch;
+}
+
+}  // namespace
+
+double schedule_cost(std::span<const StripLayout> heads, index_t channels, index_t element_size,
+                     const Schedule& schedule, const GpuModel& model) {
+  const auto width = static_cast<double>(channels), size = static_cast<double>(element_size);
+  const auto tile_channels = static_cast<double>(round_up(channels, kDirectTile));
+  double direct = 0, longest = 0;
+  for (const StripLayout& layout : heads) {
+    const auto rows = static_cast<double>(layout.rows);
+    const double most = std::min(static_cast<double>(schedule.diagonal), rows);
+    const double terms = (most + kDirectTile) / 2;
+    direct += rows * tile_channels *
+              (2 * terms / model.flops + size * (1 + terms / kDirectTile) / model.bytes);
+    // One tile of outputs, which one multiprocessor sums.
+    longest = std::max(longest,
+                       2 * most * kDirectTile * kDirectTile * model.multiprocessors / model.flops);
+  }
+  double cost = model.launch + std::max(direct, longest);
+  for (const Level& level : schedule.levels) cost += level_cost(heads, width, size, level, model);
+  return cost;
+}
+
+Schedule choose_schedule(std::span<const StripLayout> heads, index_t channels, index_t element_size,
+                         const GpuModel& model) {
+  index_t rows = 1;
+  for (const StripLayout& layout : heads) rows = std::max(rows, layout.rows);
+  const auto whole = static_cast<index_t>(std::bit_ceil(static_cast<std::uint64_t>(rows)));
+  Schedule best{{}, std::max(whole, kMinBlock)};
+  double least = schedule_cost(heads, channels, element_size, best, model);
+  const auto consider = [&](Schedule schedule) {
+    const double cost = schedule_cost(heads, channels, element_size, schedule, model);
+    if (cost >= least) return;
+    least = cost;
+    best = std::move(schedule);
+  };
+  for (index_t outer = kMinBlock; outer <= kMaxBlock && 2 * outer <= whole; outer *= 2) {
+    consider({{{outer, whole}}, outer});
+    for (index_t inner = kMinBlock; 2 * inner <= outer; inner *= 2)
+      consider({{{outer, whole}, {inner, outer}}, inner});
+  }
+  return best;
+}
+
+}  // namespace convbasis::cuda

@@ -1,0 +1,107 @@
+#include "core/shape.h"
+#include "cuda/element.h"
+#include "cuda/gemm.h"
+#include "cuda/strips.h"
+
+namespace convbasis::cuda {
+namespace {
+
+/// Rows of a caller's array as contiguous rows of T; of a strip table the keys that strips begin
+/// at.
+template <class T>
+struct PackRows {
+  Array<T> from;
+  StripTable<T> strips;
+  bool first_keys;
+  index_t first_head, rows;  // rows a head
+  T* to;
+  CONVBASIS_DEVICE void operator()(index_t item, index_t c) const {
+    const int head = static_cast<int>(first_head + item / rows);
+    const int r = static_cast<int>(item % rows);
+    T value = 0;
+    if (!first_keys) {
+      value = from.load(head, r, c);
+    } else if (r < strips.counts[head]) {
+      value = from.load(head, strips.begin(head, r), c);
+    }
+    to[item * from.channels + c] = value;
+  }
+};
+
+/// Columns of logits, (heads, most, rows), as kernels: the row of a strip's start is lag 0. Entries
+/// past the last row, and strips that are not in use, are zero.
+template <class T>
+struct ColumnsToKernels {
+  StripTable<T> strips;
+  const T* columns;
+  index_t first_head;
+  T* kernels;  // of the first head
+  index_t head_stride, strip_stride;
+  CONVBASIS_DEVICE void operator()(index_t item, index_t lag) const {
+    const int local = static_cast<int>(item / strips.most);
+    const int head = static_cast<int>(first_head) + local;
+    const int strip = static_cast<int>(item % strips.most);
+    const bool used = strip < strips.counts[head];
+    const index_t row = used ? strips.begin(head, strip) + lag : strips.rows;
+    kernels[local * head_stride + strip * strip_stride + lag] =
+        row < strips.rows ? columns[item * strips.rows + row] : T(0);
+  }
+};
+
+}  // namespace
+
+template <class E>
+void recover_kernels(View<const E, 4> query, View<const E, 4> key, View<const index_t, 3> starts,
+                     View<const index_t, 2> num_bases, double scale, View<Compute<E>, 4> kernels,
+                     const Stream& stream) {
+  using T = Compute<E>;
+  constexpr const char* kName = "recover_kernels";
+  const auto [batch, heads, n, dim] = query.shape;
+  const index_t keys = key.shape[2], most = kernels.shape[2];
+  require(dim > 0, kName, "query has head_dim 0; expected at least 1");
+  require_groups(kName, heads, key.shape[1]);
+  require_shape(kName, "key", key.shape, {batch, key.shape[1], keys, dim}, "to match query");
+  require_shape(kName, "kernels", kernels.shape, {batch, heads, most, n}, "to match query");
+  const BasisView<T> basis{starts, num_bases, kernels, std::min(n, keys)};
+  require_basis<T>(kName, basis);
+  for (index_t b = 0; b < batch; ++b)
+    for (index_t h = 0; h < heads; ++h)
+      for (index_t r = 0; r < num_bases(b, h); ++r)
+        require(starts(b, h, r) < keys, kName,
+                "starts holds " + std::to_string(starts(b, h, r)) + "; expected less than the " +
+                    std::to_string(keys) + " keys");
+  if (kernels.empty()) return;
+  require_narrow(kName, batch * heads, most, n);
+
+  const DeviceGuard guard(stream.device);
+  const Strips<T> strips = strips_of_basis(basis, stream);
+  const Array<T> queries = array_of(query, heads), all_keys = array_of(key, heads);
+  const DeviceBuffer<T> first_keys(stream, heads * most * dim), rows(stream, heads * n * dim);
+  const DeviceBuffer<T> columns(stream, heads * most * n);
+  for (index_t b = 0; b < batch; ++b) {
+    const index_t first = b * heads;
+    launch(stream, heads * most, dim,
+           PackRows<T>{all_keys, strips.table, true, first, most, first_keys.data()});
+    launch(stream, heads * n, dim,
+           PackRows<T>{queries, strips.table, false, first, n, rows.data()});
+    multiply<T, T>(stream, most, n, dim, static_cast<T>(scale),
+                   {first_keys.data(), dim, most * dim}, {rows.data(), dim, n * dim}, true, T(0),
+                   {columns.data(), n, most * n}, heads);
+    launch(stream, heads * most, n,
+           ColumnsToKernels<T>{strips.table, columns.data(), first,
+                               kernels.data + b * kernels.strides[0], kernels.strides[1],
+                               kernels.strides[2]});
+  }
+}
+
+#define CONVBASIS_INSTANTIATE(E)                                                            \
+  template void recover_kernels(View<const E, 4>, View<const E, 4>, View<const index_t, 3>, \
+                                View<const index_t, 2>, double, View<Compute<E>, 4>,        \
+                                const Stream&);
+CONVBASIS_INSTANTIATE(float)
+CONVBASIS_INSTANTIATE(double)
+CONVBASIS_INSTANTIATE(Float16)
+CONVBASIS_INSTANTIATE(BFloat16)
+#undef CONVBASIS_INSTANTIATE
+
+}  // namespace convbasis::cuda

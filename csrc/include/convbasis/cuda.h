@@ -1,0 +1,56 @@
+#pragma once
+
+#include <type_traits>
+
+#include "convbasis/basis.h"
+
+/// The stages on an NVIDIA GPU: the names, the order of arguments and the meaning of the CPU's.
+///
+/// - Every View is of device memory, except starts and num_bases of a basis, which the schedule
+///   needs, and which are host memory that may change as soon as the call returns.
+/// - Work is enqueued on the caller's stream. Nothing here waits for it, so errors of the device
+///   itself appear at the caller's next synchronisation. Scratch is taken from and given back to
+///   the device's memory pool in the order of the stream.
+/// - E is float, double, Float16 or BFloat16. Sums and kernels are double for double, else float.
+/// - A call may be captured into a CUDA graph after it has run once with the same sizes, which
+///   makes plans and handles. The graph then holds starts and num_bases as they were.
+/// - Throws InvalidArgument as on the CPU; BackendError when CUDA refuses something, or in a build
+///   without CUDA.
+namespace convbasis::cuda {
+
+/// Where work goes: a device, and a cudaStream_t of it (null = its default stream).
+struct Stream {
+  int device = 0;
+  void* stream = nullptr;
+};
+
+/// What elements of type E are computed in.
+template <class E>
+using Compute = std::conditional_t<std::is_same_v<E, double>, double, float>;
+
+/// y = A x, or A^T x when transpose is set; see toeplitz.h.
+template <class E>
+void conv_matmul(const BasisView<Compute<E>>& basis, View<const E, 4> x, View<E, 4> y,
+                 bool transpose, const Stream& stream);
+
+/// Row sums of the matrices, (batch, heads, n); see basis.h.
+template <class T>
+void row_sums(const BasisView<T>& basis, View<T, 3> sums, const Stream& stream);
+
+/// Fills kernels (batch, heads, k, n) from the columns of scale * Q K^T at the given starts, which
+/// are host memory; see recover.h. Whether logits are finite is not looked at.
+template <class E>
+void recover_kernels(View<const E, 4> query, View<const E, 4> key, View<const index_t, 3> starts,
+                     View<const index_t, 2> num_bases, double scale, View<Compute<E>, 4> kernels,
+                     const Stream& stream);
+
+/// D^-1 exp(H) V for logits H given as a conv basis, causal; see attention.h.
+///
+/// value (batch, kv_heads, num_columns, dv), out (batch, heads, n, dv), lse (batch, heads, n) or
+/// empty. Rows that rounding may have spoiled are summed directly, as on the CPU; rows_exact
+/// (batch, heads), or empty, receives how many.
+template <class E>
+void conv_attention(const BasisView<Compute<E>>& lower, View<const E, 4> value, View<E, 4> out,
+                    View<Compute<E>, 3> lse, View<index_t, 2> rows_exact, const Stream& stream);
+
+}  // namespace convbasis::cuda

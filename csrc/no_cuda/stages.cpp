@@ -1,0 +1,52 @@
+#include "convbasis/cuda.h"
+#include "convbasis/device.h"
+#include "convbasis/error.h"
+
+namespace convbasis::cuda {
+namespace {
+
+[[noreturn]] void refuse(const char* function) {
+  throw BackendError("[" + std::string(function) + "] " + why_unavailable());
+}
+
+}  // namespace
+
+template <class E>
+void conv_matmul(const BasisView<Compute<E>>&, View<const E, 4>, View<E, 4>, bool, const Stream&) {
+  refuse("conv_matmul");
+}
+
+template <class T>
+void row_sums(const BasisView<T>&, View<T, 3>, const Stream&) {
+  refuse("row_sums");
+}
+
+template <class E>
+void recover_kernels(View<const E, 4>, View<const E, 4>, View<const index_t, 3>,
+                     View<const index_t, 2>, double, View<Compute<E>, 4>, const Stream&) {
+  refuse("recover_kernels");
+}
+
+template <class E>
+void conv_attention(const BasisView<Compute<E>>&, View<const E, 4>, View<E, 4>, View<Compute<E>, 3>,
+                    View<index_t, 2>, const Stream&) {
+  refuse("conv_attention");
+}
+
+#define CONVBASIS_INSTANTIATE(E)                                                              \
+  template void conv_matmul(const BasisView<Compute<E>>&, View<const E, 4>, View<E, 4>, bool, \
+                            const Stream&);                                                   \
+  template void recover_kernels(View<const E, 4>, View<const E, 4>, View<const index_t, 3>,   \
+                                View<const index_t, 2>, double, View<Compute<E>, 4>,          \
+                                const Stream&);                                               \
+  template void conv_attention(const BasisView<Compute<E>>&, View<const E, 4>, View<E, 4>,    \
+                               View<Compute<E>, 3>, View<index_t, 2>, const Stream&);
+CONVBASIS_INSTANTIATE(float)
+CONVBASIS_INSTANTIATE(double)
+CONVBASIS_INSTANTIATE(Float16)
+CONVBASIS_INSTANTIATE(BFloat16)
+#undef CONVBASIS_INSTANTIATE
+template void row_sums(const BasisView<float>&, View<float, 3>, const Stream&);
+template void row_sums(const BasisView<double>&, View<double, 3>, const Stream&);
+
+}  // namespace convbasis::cuda

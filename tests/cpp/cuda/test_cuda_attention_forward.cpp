@@ -1,0 +1,104 @@
+#include <algorithm>
+
+#include "convbasis/attention.h"
+#include "convbasis/cuda.h"
+#include "device_arrays.h"
+
+using namespace convbasis;
+using namespace convbasis::cuda;
+
+namespace {
+
+/// One call on the device and the same on the CPU.
+template <class T>
+struct Both {
+  Both(const RandomBasis<T>& basis, index_t kv_heads, index_t channels, double value_size = 1)
+      : value(
+            normal_numbers<T>(basis.batch * kv_heads * basis.columns * channels, 21, value_size)) {
+    const index_t b = basis.batch, h = basis.heads, n = basis.rows;
+    const std::array<index_t, 4> in{b, kv_heads, basis.columns, channels},
+        of_out{b, h, n, channels};
+    const std::array<index_t, 3> of_lse{b, h, n};
+    want.resize(static_cast<std::size_t>(b * h * n * channels));
+    want_lse.resize(static_cast<std::size_t>(b * h * n));
+    report = convbasis::conv_attention<T>(basis.host(), nullptr,
+                                          contiguous_view<const T, 4>(value.data(), in),
+                                          contiguous_view<T, 4>(want.data(), of_out),
+                                          contiguous_view<T, 3>(want_lse.data(), of_lse), {}, {1});
+    const DeviceBuffer<T> from = to_device(value), to(kStream, b * h * n * channels);
+    const DeviceBuffer<T> lse(kStream, b * h * n);
+    const DeviceBuffer<index_t> counts(kStream, b * h);
+    cuda::conv_attention<T>(basis.device(), contiguous_view<const T, 4>(from.data(), in),
+                            contiguous_view<T, 4>(to.data(), of_out),
+                            contiguous_view<T, 3>(lse.data(), of_lse),
+                            contiguous_view<index_t, 2>(counts.data(), {b, h}), kStream);
+    got = to_host(to);
+    got_lse = to_host(lse);
+    rows_exact = to_host(counts);
+  }
+  /// Largest difference, relative to the largest output.
+  [[nodiscard]] double error() const {
+    double worst = 0, size = 0;
+    for (std::size_t i = 0; i < got.size(); ++i) {
+      worst = larger(worst, std::abs(static_cast<double>(got[i] - want[i])));
+      size = std::max(size, std::abs(static_cast<double>(want[i])));
+    }
+    return worst / size;
+  }
+  [[nodiscard]] double lse_error() const {
+    double worst = 0;
+    for (std::size_t i = 0; i < got_lse.size(); ++i)
+      worst = larger(worst, std::abs(static_cast<double>(got_lse[i] - want_lse[i])) /
+                                (1 + std::abs(static_cast<double>(want_lse[i]))));
+    return worst;
+  }
+
+  std::vector<T> value, want, want_lse, got, got_lse;
+  std::vector<index_t> rows_exact;
+  ForwardReport report;
+};
+
+}  // namespace
+
+TEST(attention_matches_the_cpu) {
+  for (const index_t n : {1, 2, 63, 64, 65, 127, 300, 1000})
+    for (const index_t k : {1, 2, 17}) {
+      const Both<double> wide(
+          RandomBasis<double>(2, 4, k, n, n - n / 4, static_cast<unsigned>(n + k)), 2, 3);
+      CHECK_NEAR(wide.error(), 0.0, 1e-12);
+      CHECK_NEAR(wide.lse_error(), 0.0, 1e-13);
+      const Both<float> single(RandomBasis<float>(1, 3, k, n, n, static_cast<unsigned>(n + k)), 3,
+                               5);
+      CHECK_NEAR(single.error(), 0.0, 4e-6);
+      CHECK_NEAR(single.lse_error(), 0.0, 1e-6);
+    }
+}
+
+TEST(long_attention_matches_the_cpu) {
+  const Both<float> both(RandomBasis<float>(1, 1, 5, 4133, 4133, 3), 1, 4);
+  CHECK_NEAR(both.error(), 0.0, 1e-5);
+  CHECK(both.rows_exact[0] < 200);
+}
+
+TEST(rows_that_rounding_spoils_are_summed_directly) {
+  // Logits of a wide range: the early weights of a kernel are nothing beside later ones.
+  const Both<float> both(RandomBasis<float>(1, 2, 3, 4000, 4000, 5, 6), 2, 1);
+  CHECK(both.rows_exact[0] > 0 && both.rows_exact[0] < 4000);
+  CHECK_NEAR(both.error(), 0.0, 1e-4);
+  CHECK_NEAR(both.lse_error(), 0.0, 1e-5);
+  const Both<float> huge(RandomBasis<float>(1, 1, 3, 700, 700, 6), 1, 3, 1e38);
+  CHECK_NEAR(huge.error(), 0.0, 1e-4);
+  const Both<float> tiny(RandomBasis<float>(1, 1, 3, 700, 700, 7), 1, 3, 1e-36);
+  CHECK_NEAR(tiny.error(), 0.0, 1e-4);
+}
+
+TEST(no_key_gives_zeros) {
+  const RandomBasis<double> basis(1, 1, 1, 5, 0, 1);
+  const DeviceBuffer<double> out(kStream, 10), lse(kStream, 5);
+  cuda::conv_attention<double>(basis.device(),
+                               contiguous_view<const double, 4>(nullptr, {1, 1, 0, 2}),
+                               contiguous_view<double, 4>(out.data(), {1, 1, 5, 2}),
+                               contiguous_view<double, 3>(lse.data(), {1, 1, 5}), {}, kStream);
+  for (const double value : to_host(out)) CHECK(value == 0);
+  for (const double value : to_host(lse)) CHECK(value == -INFINITY);
+}
