@@ -32,7 +32,7 @@ constexpr index_t kMostNear = 4;
 constexpr index_t kMostOfMean = 4;
 
 /// A logit of a query block that is not exact, by one of exact attention.
-constexpr double kTileCost = 1.3;
+constexpr double kTileCost = 1.6;
 
 /// Choices are fitted to the sample rows themselves, and few rows show few of the long tails of
 /// errors: here errors have to be that much below what is wanted.
