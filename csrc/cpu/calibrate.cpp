@@ -207,7 +207,8 @@ class HeadCalibrator {
   /// Logits of a row that is not computed exactly, relative to those of one that is.
   [[nodiscard]] double fixed_cost(index_t blocks) const {
     const index_t keys = blocks * kKeyBlock + kKeyBlock / 2 +
-                         static_cast<index_t>(found_.heavy.size()) + all_.options.sample_keys / 2;
+                         static_cast<index_t>(found_.heavy.size() + found_.lags.size()) +
+                         std::min(all_.options.sample_keys, head_.n) / 2;
     return kTileCost * static_cast<double>(keys) / (static_cast<double>(head_.n) / 2);
   }
 

@@ -218,15 +218,13 @@ class BlockAttention {
     const double exact = simd.exp_sum(scores, top, drawn_);
     if (drawn() == 0) return {top, 0, exact, 0};
     simd.exp_shifted(scores + drawn_, top, scores + drawn_, drawn());
-    T ratios = dot(scores + drawn_, draw_.reciprocals.data(), drawn());
     index_t count = drawn();
     for_each_lag(r, [&](index_t key, index_t) {  // exact, in this row
       const auto [begin, end] = std::equal_range(draw_.keys.begin(), draw_.keys.end(), key);
       for (auto it = begin; it != end; ++it, --count)
-        ratios -= scores[drawn_ + (it - draw_.keys.begin())] *
-                  draw_.reciprocals[at(it - draw_.keys.begin())];
+        scores[drawn_ + (it - draw_.keys.begin())] = 0;
     });
-    ratios = std::max(ratios, T(0));
+    const T ratios = dot(scores + drawn_, draw_.reciprocals.data(), drawn());
     const T alpha = h_.found.has_far && count > 0 ? ratios / static_cast<T>(count) : T(0);
     return {top, alpha, exact, static_cast<double>(ratios) * draw_.step};
   }

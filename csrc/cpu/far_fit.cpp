@@ -9,8 +9,9 @@ namespace {
 
 constexpr int kIterations = 4;
 
-/// A lag stands out when it has so many times the mean of its bin, and this share of all.
-constexpr double kOutstanding = 8, kLeastShare = 0.02;
+/// A lag stands out when it has so many times the mean of its bin, and this share of all, from at
+/// least so many rows of equal masses: what one row looks up is at some lag, too.
+constexpr double kOutstanding = 8, kLeastShare = 0.02, kFewestRows = 4;
 constexpr std::size_t kMostOutstanding = 16;
 
 /// Masses are drawn to equal ones by this share of the mean mass of a key, or of a bin.
@@ -106,6 +107,7 @@ FarMasses::FarMasses(index_t n, index_t near_blocks)
     : near_blocks_(near_blocks),
       of_keys_(at(n), 0.0),
       of_lags_(at(n), 0.0),
+      squares_of_lags_(at(n), 0.0),
       of_block_lags_(at((n + kKeyBlock - 1) / kKeyBlock), 0.0) {}
 
 template <class T>
@@ -113,16 +115,18 @@ void FarMasses::add(std::span<const index_t> rows, Rows<const T> weights,
                     std::span<const double> sums) {
   // In T, for a few rows at once: their sums are as exact as the weights.
   const auto n = static_cast<index_t>(of_keys_.size());
-  std::vector<T> keys(of_keys_.size(), T(0)), lags_back(of_keys_.size(), T(0));
+  std::vector<T> keys(at(n), T(0)), lags_back(at(n), T(0)), squares_back(at(n), T(0));
   for (std::size_t r = 0; r < rows.size(); ++r) {
     const T* row = weights.row(static_cast<index_t>(r));
     const index_t block = rows[r] / kKeyBlock, far = std::max<index_t>(block - near_blocks_, 0);
     const T share = static_cast<T>(1 / sums[r]);
     T* back = lags_back.data() + (n - 1 - rows[r]);
+    T* squares = squares_back.data() + (n - 1 - rows[r]);
     for (index_t j = 0; j < far * kKeyBlock; ++j) {
       const T weight = share * row[j];
       keys[at(j)] += weight;
       back[j] += weight;
+      squares[j] += weight * weight;
     }
     double mass = 0;
     for (index_t b = 0; b < far; ++b) {
@@ -136,6 +140,7 @@ void FarMasses::add(std::span<const index_t> rows, Rows<const T> weights,
   for (index_t j = 0; j < n; ++j) {
     of_keys_[at(j)] += static_cast<double>(keys[at(j)]);
     of_lags_[at(j)] += static_cast<double>(lags_back[at(n - 1 - j)]);
+    squares_of_lags_[at(j)] += static_cast<double>(squares_back[at(n - 1 - j)]);
   }
 }
 
@@ -146,12 +151,16 @@ std::vector<index_t> FarMasses::single_lags() const {
   const double total = std::accumulate(of_lags_.begin(), of_lags_.end(), 0.0);
   std::vector<index_t> lags;
   for (std::size_t b = 0; b + 1 < borders.size(); ++b) {
-    const index_t first = borders[b] * kKeyBlock, last = std::min(borders[b + 1] * kKeyBlock, n);
+    // The shortest block lag begins with lags that are near in most rows.
+    const index_t first = b == 0 ? near_blocks_ * kKeyBlock + 1 : borders[b] * kKeyBlock;
+    const index_t last = std::min(borders[b + 1] * kKeyBlock, n);
     const double sum = std::accumulate(of_lags_.begin() + first, of_lags_.begin() + last, 0.0);
     const double least =
         std::max(kOutstanding * sum / static_cast<double>(last - first), kLeastShare * total);
     for (index_t lag = first; lag < last; ++lag)
-      if (of_lags_[at(lag)] > least) lags.push_back(lag);
+      if (const double mass = of_lags_[at(lag)];
+          mass > least && mass * mass > kFewestRows * squares_of_lags_[at(lag)])
+        lags.push_back(lag);
   }
   std::stable_sort(lags.begin(), lags.end(),
                    [&](index_t a, index_t b) { return of_lags_[at(a)] > of_lags_[at(b)]; });

@@ -19,7 +19,7 @@ class FarMasses {
   template <class T>
   void add(std::span<const index_t> rows, Rows<const T> weights, std::span<const double> sums);
 
-  /// Lags that stand out among those of about the same length, rising.
+  /// Lags that stand out among those of about the same length, in more rows than a few, rising.
   [[nodiscard]] std::vector<index_t> single_lags() const;
   /// Takes off what rows that were added have at these lags.
   template <class T>
@@ -37,7 +37,9 @@ class FarMasses {
  private:
   index_t near_blocks_;
   std::vector<index_t> rows_;
-  std::vector<double> of_rows_, of_keys_, of_lags_, of_block_lags_;
+  std::vector<double> of_rows_, of_keys_, of_lags_;
+  std::vector<double> squares_of_lags_;  ///< sums of squared masses, which tell how many rows
+  std::vector<double> of_block_lags_;
 };
 
 /// Weights of keys and block lags, by iterative proportional fitting: with the best factor for each

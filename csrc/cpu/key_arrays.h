@@ -22,7 +22,7 @@ struct KeyValueRows {
   ValueRows<T> value;
 };
 
-/// The same with keys packed for many products. The query heads of a group share them.
+/// The same with keys packed for many products.
 template <class T>
 struct KeyArrays : KeyValueRows<T> {
   KeyArrays(const View<const T, 2>& k, const View<const T, 2>& v, std::span<const index_t> order,
@@ -32,7 +32,7 @@ struct KeyArrays : KeyValueRows<T> {
   Panels<T> panels;
 };
 
-/// Those of all key heads, batch * kv_heads. As much memory as keys, and as values where these are
+/// Those of all key heads, batch * kv_heads, for the query heads of each group to share. As much memory as keys, and as values where these are
 /// copied.
 template <class T>
 [[nodiscard]] std::vector<std::unique_ptr<const KeyArrays<T>>> key_arrays(

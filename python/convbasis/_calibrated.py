@@ -73,7 +73,7 @@ def attend_calibrated(
     verdict.kept[~exact] = True
     if not exact.all() and (wanted.tol is not None or return_report):
         with clock("estimate"):
-            judge = Judge(inputs, target, share, options.seed)
+            judge = Judge(inputs, target, share, options.seed, wanted.threads)
             verdict = judge.verdict(np.flatnonzero(~exact), tol, wanted.threads)
         chosen = ~verdict.kept & ~exact[..., None]
         if wanted.on_miss == "error" and chosen.any():
@@ -119,6 +119,7 @@ def report_of(
             "has_far": none.astype(bool),
             "sample_error": np.full(exact.shape, np.nan),
         }
+    retrieved = account["retrieved"].sum(-1) / max(kept.shape[-1], 1)
     restore = inputs.restore
     return CalibratedReport(
         method="exact" if exact.all() and exact.size else "calibrated",
@@ -133,7 +134,7 @@ def report_of(
         window=restore(np.where(exact, 0, account["window"])),
         heavy_keys=restore(np.where(exact, 0, account["heavy_keys"])),
         lags=restore(np.where(exact, 0, account["lags"])),
-        retrieval_blocks=restore(np.where(exact, 0.0, account["retrieved"].sum(-1) / max(kept.shape[-1], 1))),
+        retrieval_blocks=restore(np.where(exact, 0.0, retrieved)),
         has_far=restore(account["has_far"] & ~exact),
         judged_rows=restore(verdict.rows),
         tol=wanted.tol,

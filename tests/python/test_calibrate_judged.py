@@ -108,7 +108,7 @@ def test_hopeless_heads_that_are_kept_get_all_that_the_options_allow(qkv):
 
 def test_exact_share_counts_what_was_tried_in_vain(qkv):
     query, key, value = qkv(2048, 16, lead=(1, 4), seed=2)
-    _, report = attend((query * 2.0, key, value), tol=0.05)
+    _, report = attend((query * 2.0, key, value), tol=0.3)
     early = np.isinf(report.sample_error)
     assert early.any()
     assert not early.all()

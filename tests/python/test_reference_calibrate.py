@@ -48,12 +48,18 @@ def test_bins_by_hand():
 
 def test_single_lags_by_hand():
     masses, borders = np.ones(500), [1, 2, 3, 5, 8]
-    masses[:64] = 0.0
-    assert ref.single_lags(masses, borders).tolist() == []
+    assert ref.single_lags(masses, masses / 9, borders).tolist() == []
     masses[[100, 400, 499]] = 30.0, 60.0, 9.0  # 8 times the mean of its bin; and 2 % of all
-    assert ref.single_lags(masses, borders).tolist() == [100, 400]
+    many = masses**2 / 9  # nine rows of equal masses
+    assert ref.single_lags(masses, many, borders).tolist() == [100, 400]
+    few = many.copy()
+    few[400] = masses[400] ** 2 / 4
+    assert ref.single_lags(masses, few, borders).tolist() == [100]
     masses[64:84] = 30.0  # the bin of the first is heavy all over
-    assert ref.single_lags(masses, borders).tolist() == [400]
+    assert ref.single_lags(masses, masses**2 / 9, borders).tolist() == [400]
+    short = np.ones(500)
+    short[1] = 60.0  # far in one row of 64
+    assert ref.single_lags(short, short**2 / 9, borders).tolist() == [1]
 
 
 @pytest.mark.parametrize("near", [0, 1, 3])

@@ -41,7 +41,7 @@ struct HeadCalibration {
   std::vector<index_t> ranked;     ///< (query blocks, most): key blocks by falling weight, then -1
   std::vector<index_t> retrieved;  ///< (query blocks): how many of these are taken, near ones apart
   std::vector<T> key_weights;      ///< (n), 0 for heavy keys
-  std::vector<T> lag_weights;      ///< (query blocks), by block lag; 0 for near ones
+  std::vector<T> lag_weights;  ///< (query blocks), by block lag; 0 for what the options call near
 };
 
 /// What calibrate found.

@@ -34,8 +34,9 @@ BLOCK, WHOLE_BLOCKS = 64, 4
 #: Rounds of the fit, and what draws masses to equal ones: shares of the mean mass.
 ITERATIONS, KEY_PRIOR, LAG_PRIOR = 4, 0.2, 0.02
 
-#: A lag is single above so many times the mean of its bin, and this share of all; so many at most.
-OUTSTANDING, LEAST_SHARE, MOST_OUTSTANDING = 8, 0.02, 16
+#: A lag is single above so many times the mean of its bin, and this share of all, from at least so
+#: many rows of equal masses; so many lags at most.
+OUTSTANDING, LEAST_SHARE, FEWEST_ROWS, MOST_OUTSTANDING = 8, 0.02, 4, 16
 
 
 def uniform_draw(seed: int, a: int, b: int, c: int = 0) -> float:
@@ -71,16 +72,22 @@ def block_lag_bins(first: int, blocks: int) -> Integers:
     return np.array(borders)
 
 
-def single_lags(masses: ArrayLike, borders: ArrayLike) -> Integers:
-    """Lags that stand out from the mean of their bin; `borders` are of block lags."""
-    masses = np.asarray(masses, np.float64)
+def single_lags(masses: ArrayLike, squares: ArrayLike, borders: ArrayLike) -> Integers:
+    """Lags that stand out from the mean of their bin.
+
+    `masses` and `squares` are sums over rows, of masses and of their squares, by lag; `borders` are
+    of block lags. The first bin begins with the first lag that is far in any row.
+    """
+    masses, squares = np.asarray(masses, np.float64), np.asarray(squares, np.float64)
     ends = np.minimum(BLOCK * np.asarray(borders), len(masses))
+    ends[0] -= BLOCK - 1
     found = [
         lag
         for begin, end in itertools.pairwise(ends)
         for lag in range(begin, end)
         if masses[lag] > OUTSTANDING * masses[begin:end].mean()
         and masses[lag] > LEAST_SHARE * masses.sum()
+        and masses[lag] ** 2 > FEWEST_ROWS * squares[lag]
     ]
     return np.sort(np.array(sorted(found, key=lambda lag: -masses[lag])[:MOST_OUTSTANDING], int))
 
@@ -119,7 +126,8 @@ def fit_far(
     if target.sum() == 0 or near_blocks + 1 >= blocks:
         return np.zeros(n), np.zeros(blocks), np.zeros(0, np.int64)
     borders = block_lag_bins(near_blocks + 1, blocks)
-    single = single_lags(np.bincount(lags[far], target[far], n), borders)
+    masses, squares = (np.bincount(lags[far], part[far], n) for part in (target, target**2))
+    single = single_lags(masses, squares, borders)
     target[np.isin(lags, single)] = 0.0
     key_masses, row_masses = target.sum(0), target.sum(1)
     total = row_masses.sum()
