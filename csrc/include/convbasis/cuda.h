@@ -1,8 +1,10 @@
 #pragma once
 
+#include <span>
 #include <type_traits>
 
 #include "convbasis/basis.h"
+#include "convbasis/options.h"
 
 /// The stages on an NVIDIA GPU: the names, the order of arguments and the meaning of the CPU's.
 ///
@@ -52,5 +54,17 @@ void recover_kernels(View<const E, 4> query, View<const E, 4> key, View<const in
 template <class E>
 void conv_attention(const BasisView<Compute<E>>& lower, View<const E, 4> value, View<E, 4> out,
                     View<Compute<E>, 3> lse, View<index_t, 2> rows_exact, const Stream& stream);
+
+/// softmax(scale * Q K^T) V; see attention.h. options.mask must be empty. `heads` lists flat head
+/// numbers, empty = all, and is host memory that may change as soon as the call returns.
+///
+/// In one kernel with an online softmax and sums in a fixed order: no scratch beyond the list of
+/// heads, and of device memory (or its cache) keys and values are read once for 64 query rows of a
+/// head. A row with a logit that overflows becomes NaN, where the CPU throws. Values are summed
+/// before they are divided: those within a factor of m of the largest float may overflow.
+template <class E>
+void exact_attention(View<const E, 4> query, View<const E, 4> key, View<const E, 4> value,
+                     View<E, 4> out, View<Compute<E>, 3> lse, const AttentionOptions& options,
+                     std::span<const index_t> heads, const Stream& stream);
 
 }  // namespace convbasis::cuda
