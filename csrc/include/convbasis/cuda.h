@@ -5,16 +5,19 @@
 
 #include "convbasis/basis.h"
 #include "convbasis/options.h"
+#include "convbasis/recover.h"
 
 /// The stages on an NVIDIA GPU: the names, the order of arguments and the meaning of the CPU's.
 ///
 /// - Every View is of device memory, except starts and num_bases of a basis, which the schedule
 ///   needs, and which are host memory that may change as soon as the call returns.
-/// - Work is enqueued on the caller's stream. Nothing here waits for it, so errors of the device
-///   itself appear at the caller's next synchronisation. Scratch is taken from and given back to
-///   the device's memory pool in the order of the stream.
+/// - Work is enqueued on the caller's stream. Nothing here but recover_starts waits for it, so
+/// errors
+///   of the device itself appear at the caller's next synchronisation. Scratch is taken from and
+///   given back to the device's memory pool in the order of the stream.
 /// - E is float, double, Float16 or BFloat16. Sums and kernels are double for double, else float.
-/// - A call may be captured into a CUDA graph after it has run once with the same sizes, which
+/// - Any other call may be captured into a CUDA graph after it has run once with the same sizes,
+/// which
 ///   makes plans and handles. The graph then holds starts and num_bases as they were.
 /// - Throws InvalidArgument as on the CPU; BackendError when CUDA refuses something, or in a build
 ///   without CUDA.
@@ -38,6 +41,17 @@ void conv_matmul(const BasisView<Compute<E>>& basis, View<const E, 4> x, View<E,
 /// Row sums of the matrices, (batch, heads, n); see basis.h.
 template <class T>
 void row_sums(const BasisView<T>& basis, View<T, 3> sums, const Stream& stream);
+
+/// Where the strips of scale * Q K^T begin; with recover_kernels, this is recover_basis. See
+/// recover.h; seen_finite may be false where it could be true.
+///
+/// The result is host memory: the call waits for the stream, once, when all heads are searched. A
+/// bisection forms the heads of all columns too, so that a scan is the faster one here;
+/// break_even() is the CPU's. O(n T d) a head; memory O(n T) a head, for as many heads at a time as
+/// 256 MiB hold.
+template <class E>
+[[nodiscard]] StripStarts recover_starts(View<const E, 4> query, View<const E, 4> key, double scale,
+                                         const RecoverOptions& options, const Stream& stream);
 
 /// Fills kernels (batch, heads, k, n) from the columns of scale * Q K^T at the given starts, which
 /// are host memory; see recover.h. Whether logits are finite is not looked at.
