@@ -6,8 +6,8 @@
 
 #include "convbasis/cost_model.h"
 #include "core/heads.h"
+#include "core/recover_checks.h"
 #include "core/schedule.h"
-#include "core/shape.h"
 #include "cpu/rows.h"
 #include "cpu/strips.h"
 
@@ -17,29 +17,6 @@ namespace {
 // Tiles of packed rows fit the first-level cache at head_dim 64.
 constexpr index_t kTile = 64, kWindowTile = 256, kItemsPerTask = 256;
 constexpr index_t kHeadEntries = index_t{1} << 20;
-
-void require_options(const char* name, const RecoverOptions& options) {
-  require(
-      !options.num_bases || *options.num_bases >= 1, name,
-      "num_bases is " + std::to_string(options.num_bases.value_or(0)) + "; expected at least 1");
-  require(options.window >= 1, name,
-          "window is " + std::to_string(options.window) + "; expected at least 1");
-  require(options.delta >= 0 && std::isfinite(options.delta), name,
-          "delta is " + std::to_string(options.delta) + "; expected a finite number >= 0");
-  const double most = options.delta / (5 * static_cast<double>(options.window));
-  require(options.epsilon >= 0 && options.epsilon <= most, name,
-          "epsilon is " + std::to_string(options.epsilon) +
-              "; expected 0 to delta / (5 * window) = " + std::to_string(most));
-}
-
-template <class T>
-void require_query_key(const char* name, const View<const T, 4>& query,
-                       const View<const T, 4>& key) {
-  require(query.shape[3] > 0, name, "query has head_dim 0; expected at least 1");
-  require_groups(name, query.shape[1], key.shape[1]);
-  require_shape(name, "key", key.shape,
-                {query.shape[0], key.shape[1], key.shape[2], query.shape[3]}, "to match query");
-}
 
 /// Heads of columns of scale * Q K^T below the diagonal: head(j)[t] = scale * q_{j+t} . k_j, t < T.
 template <class T>

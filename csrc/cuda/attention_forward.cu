@@ -106,16 +106,6 @@ double steady_loss(const Strips<T>& weights, const Schedule& schedule) {
          static_cast<double>(std::numeric_limits<T>::epsilon());
 }
 
-/// The lse as an array of one channel; without data it stays empty.
-template <class T>
-Array<T> column_of(const View<T, 3>& lse, index_t heads) {
-  if (lse.data == nullptr) return {};
-  return array_of(View<T, 4>{lse.data,
-                             {lse.shape[0], lse.shape[1], lse.shape[2], 1},
-                             {lse.strides[0], lse.strides[1], lse.strides[2], 1}},
-                  heads);
-}
-
 template <class T>
 void attend(const Strips<T>& logits, const Array<T>& value, const Array<T>& out,
             const Array<T>& lse, std::int32_t* spoiled, const Stream& stream) {

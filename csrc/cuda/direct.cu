@@ -1,19 +1,14 @@
 #include "core/buffer.h"
 #include "cuda/direct.h"
+#include "cuda/register_tile.h"
 
 namespace convbasis::cuda {
 namespace {
 
-constexpr int kThreads = 128, kTile = 64, kDepth = 32;
-constexpr int kRows = 8, kQuad = 4, kGroups = kTile / kQuad;
+constexpr int kThreads = kTileThreads, kDepth = 32;
 
-template <class T>
-struct alignas(16) Quad {
-  T of[kQuad];
-};
-
-/// A thread block has kTile outputs and kTile channels, a thread kRows by kQuad of them. Weights
-/// and inputs of kDepth rows of x are in shared memory at a time.
+/// A thread block has kTile outputs and kTile channels. Weights and inputs of kDepth rows of x are
+/// in shared memory at a time.
 template <class T>
 struct DiagonalTiles {
   static constexpr std::size_t kSharedBytes =
@@ -22,10 +17,6 @@ struct DiagonalTiles {
   Array<T> x, y;
   index_t diagonal, row_tiles, channel_tiles;
   bool transpose;
-
-  struct Sums {
-    T of[kRows][kQuad];
-  };
 
   /// Entry of the matrix that takes row `source` of x to row `output` of y.
   [[nodiscard]] CONVBASIS_DEVICE T weight(int head, int strip, index_t output,
@@ -48,12 +39,8 @@ struct DiagonalTiles {
     const index_t begin = transpose ? output : output / diagonal * diagonal;
     index_t end = transpose ? (past + diagonal - 1) / diagonal * diagonal : past;
     if (end > x.rows) end = x.rows;
-    PerThread<Sums, kThreads> sums;
-    block.each(kThreads, [&](int t) {
-      CONVBASIS_UNROLL
-      for (int r = 0; r < kRows; ++r) CONVBASIS_UNROLL
-      for (int c = 0; c < kQuad; ++c) sums[t].of[r][c] = T(0);
-    });
+    PerThread<TileSums<T>, kThreads> sums;
+    block.each(kThreads, [&](int t) { sums[t].clear(); });
     for (index_t first = begin; first < end; first += kDepth) {
       const index_t column = transpose ? output : first;
       block.each(kTile, [&](int i) { columns[i] = strips.strip_of(head, column + i); });
@@ -64,27 +51,13 @@ struct DiagonalTiles {
         const index_t c = channel + o;
         inputs[i] = source < end && c < x.channels ? x.load(head, source, c) : T(0);
       });
-      block.each(kThreads, [&](int t) {
-        const auto* left = reinterpret_cast<const Quad<T>*>(weights) + t / kGroups * 2;
-        const auto* right = reinterpret_cast<const Quad<T>*>(inputs) + t % kGroups;
-        for (int depth = 0; depth < kDepth; ++depth) {
-          const Quad<T> low = left[depth * kGroups], high = left[depth * kGroups + 1];
-          const Quad<T> value = right[depth * kGroups];
-          CONVBASIS_UNROLL
-          for (int r = 0; r < kQuad; ++r) {
-            CONVBASIS_UNROLL
-            for (int c = 0; c < kQuad; ++c) {
-              sums[t].of[r][c] += low.of[r] * value.of[c];
-              sums[t].of[r + kQuad][c] += high.of[r] * value.of[c];
-            }
-          }
-        }
-      });
+      block.each(kThreads,
+                 [&](int t) { add_products<kTile, kTile>(t, kDepth, weights, inputs, sums[t]); });
     }
     block.each(kThreads, [&](int t) {
-      const index_t row = output + t / kGroups * kRows, c0 = channel + t % kGroups * kQuad;
+      const index_t row = output + tile_row(t), c0 = channel + tile_column(t);
       CONVBASIS_UNROLL
-      for (int r = 0; r < kRows; ++r) {
+      for (int r = 0; r < kTileRows; ++r) {
         CONVBASIS_UNROLL
         for (int c = 0; c < kQuad; ++c)
           if (row + r < y.rows && c0 + c < y.channels)

@@ -110,4 +110,14 @@ template <class E>
   return array;
 }
 
+/// One number a row as an array of one channel; without data it stays empty.
+template <class T>
+[[nodiscard]] Array<T> column_of(const View<T, 3>& lse, index_t heads) {
+  if (lse.data == nullptr) return {};
+  return array_of(View<T, 4>{lse.data,
+                             {lse.shape[0], lse.shape[1], lse.shape[2], 1},
+                             {lse.strides[0], lse.strides[1], lse.strides[2], 1}},
+                  heads);
+}
+
 }  // namespace convbasis::cuda

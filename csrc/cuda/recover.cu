@@ -1,4 +1,4 @@
-#include "core/shape.h"
+#include "core/recover_checks.h"
 #include "cuda/element.h"
 #include "cuda/gemm.h"
 #include "cuda/strips.h"
@@ -58,9 +58,7 @@ void recover_kernels(View<const E, 4> query, View<const E, 4> key, View<const in
   constexpr const char* kName = "recover_kernels";
   const auto [batch, heads, n, dim] = query.shape;
   const index_t keys = key.shape[2], most = kernels.shape[2];
-  require(dim > 0, kName, "query has head_dim 0; expected at least 1");
-  require_groups(kName, heads, key.shape[1]);
-  require_shape(kName, "key", key.shape, {batch, key.shape[1], keys, dim}, "to match query");
+  require_query_key(kName, query, key);
   require_shape(kName, "kernels", kernels.shape, {batch, heads, most, n}, "to match query");
   const BasisView<T> basis{starts, num_bases, kernels, std::min(n, keys)};
   require_basis<T>(kName, basis);

@@ -25,8 +25,8 @@ class DeviceGuard {
 [[nodiscard]] void* allocate(const Stream& stream, std::size_t bytes);
 void release(const Stream& stream, void* memory) noexcept;
 
-/// Between any two memories. From or to pageable host memory CUDA may wait: for tests, not for
-/// stages, which use upload() of buffer.h.
+/// Between any two memories. From or to pageable host memory CUDA may wait: for tests, and for
+/// recover_starts, which waits for its result; tables go up by upload() of buffer.h.
 void copy(const Stream& stream, void* to, const void* from, std::size_t bytes);
 void fill_zero(const Stream& stream, void* memory, std::size_t bytes);
 void synchronize(const Stream& stream);

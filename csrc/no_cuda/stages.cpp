@@ -22,6 +22,12 @@ void row_sums(const BasisView<T>&, View<T, 3>, const Stream&) {
 }
 
 template <class E>
+StripStarts recover_starts(View<const E, 4>, View<const E, 4>, double, const RecoverOptions&,
+                           const Stream&) {
+  refuse("recover_basis");
+}
+
+template <class E>
 void recover_kernels(View<const E, 4>, View<const E, 4>, View<const index_t, 3>,
                      View<const index_t, 2>, double, View<Compute<E>, 4>, const Stream&) {
   refuse("recover_kernels");
@@ -33,14 +39,26 @@ void conv_attention(const BasisView<Compute<E>>&, View<const E, 4>, View<E, 4>, 
   refuse("conv_attention");
 }
 
-#define CONVBASIS_INSTANTIATE(E)                                                              \
-  template void conv_matmul(const BasisView<Compute<E>>&, View<const E, 4>, View<E, 4>, bool, \
-                            const Stream&);                                                   \
-  template void recover_kernels(View<const E, 4>, View<const E, 4>, View<const index_t, 3>,   \
-                                View<const index_t, 2>, double, View<Compute<E>, 4>,          \
-                                const Stream&);                                               \
-  template void conv_attention(const BasisView<Compute<E>>&, View<const E, 4>, View<E, 4>,    \
-                               View<Compute<E>, 3>, View<index_t, 2>, const Stream&);
+template <class E>
+void exact_attention(View<const E, 4>, View<const E, 4>, View<const E, 4>, View<E, 4>,
+                     View<Compute<E>, 3>, const AttentionOptions&, std::span<const index_t>,
+                     const Stream&) {
+  refuse("exact_attention");
+}
+
+#define CONVBASIS_INSTANTIATE(E)                                                                  \
+  template void conv_matmul(const BasisView<Compute<E>>&, View<const E, 4>, View<E, 4>, bool,     \
+                            const Stream&);                                                       \
+  template void recover_kernels(View<const E, 4>, View<const E, 4>, View<const index_t, 3>,       \
+                                View<const index_t, 2>, double, View<Compute<E>, 4>,              \
+                                const Stream&);                                                   \
+  template void conv_attention(const BasisView<Compute<E>>&, View<const E, 4>, View<E, 4>,        \
+                               View<Compute<E>, 3>, View<index_t, 2>, const Stream&);             \
+  template StripStarts recover_starts(View<const E, 4>, View<const E, 4>, double,                 \
+                                      const RecoverOptions&, const Stream&);                      \
+  template void exact_attention(View<const E, 4>, View<const E, 4>, View<const E, 4>, View<E, 4>, \
+                                View<Compute<E>, 3>, const AttentionOptions&,                     \
+                                std::span<const index_t>, const Stream&);
 CONVBASIS_INSTANTIATE(float)
 CONVBASIS_INSTANTIATE(double)
 CONVBASIS_INSTANTIATE(Float16)

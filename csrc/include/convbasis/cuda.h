@@ -1,18 +1,23 @@
 #pragma once
 
+#include <span>
 #include <type_traits>
 
 #include "convbasis/basis.h"
+#include "convbasis/options.h"
+#include "convbasis/recover.h"
 
 /// The stages on an NVIDIA GPU: the names, the order of arguments and the meaning of the CPU's.
 ///
 /// - Every View is of device memory, except starts and num_bases of a basis, which the schedule
 ///   needs, and which are host memory that may change as soon as the call returns.
-/// - Work is enqueued on the caller's stream. Nothing here waits for it, so errors of the device
-///   itself appear at the caller's next synchronisation. Scratch is taken from and given back to
-///   the device's memory pool in the order of the stream.
+/// - Work is enqueued on the caller's stream. Nothing here but recover_starts waits for it, so
+/// errors
+///   of the device itself appear at the caller's next synchronisation. Scratch is taken from and
+///   given back to the device's memory pool in the order of the stream.
 /// - E is float, double, Float16 or BFloat16. Sums and kernels are double for double, else float.
-/// - A call may be captured into a CUDA graph after it has run once with the same sizes, which
+/// - Any other call may be captured into a CUDA graph after it has run once with the same sizes,
+/// which
 ///   makes plans and handles. The graph then holds starts and num_bases as they were.
 /// - Throws InvalidArgument as on the CPU; BackendError when CUDA refuses something, or in a build
 ///   without CUDA.
@@ -37,6 +42,17 @@ void conv_matmul(const BasisView<Compute<E>>& basis, View<const E, 4> x, View<E,
 template <class T>
 void row_sums(const BasisView<T>& basis, View<T, 3> sums, const Stream& stream);
 
+/// Where the strips of scale * Q K^T begin; with recover_kernels, this is recover_basis. See
+/// recover.h; seen_finite may be false where it could be true.
+///
+/// The result is host memory: the call waits for the stream, once, when all heads are searched. A
+/// bisection forms the heads of all columns too, so that a scan is the faster one here;
+/// break_even() is the CPU's. O(n T d) a head; memory O(n T) a head, for as many heads at a time as
+/// 256 MiB hold.
+template <class E>
+[[nodiscard]] StripStarts recover_starts(View<const E, 4> query, View<const E, 4> key, double scale,
+                                         const RecoverOptions& options, const Stream& stream);
+
 /// Fills kernels (batch, heads, k, n) from the columns of scale * Q K^T at the given starts, which
 /// are host memory; see recover.h. Whether logits are finite is not looked at.
 template <class E>
@@ -52,5 +68,17 @@ void recover_kernels(View<const E, 4> query, View<const E, 4> key, View<const in
 template <class E>
 void conv_attention(const BasisView<Compute<E>>& lower, View<const E, 4> value, View<E, 4> out,
                     View<Compute<E>, 3> lse, View<index_t, 2> rows_exact, const Stream& stream);
+
+/// softmax(scale * Q K^T) V; see attention.h. options.mask must be empty. `heads` lists flat head
+/// numbers, empty = all, and is host memory that may change as soon as the call returns.
+///
+/// In one kernel with an online softmax and sums in a fixed order: no scratch beyond the list of
+/// heads, and of device memory (or its cache) keys and values are read once for 64 query rows of a
+/// head. A row with a logit that overflows becomes NaN, where the CPU throws. Values are summed
+/// before they are divided: those within a factor of m of the largest float may overflow.
+template <class E>
+void exact_attention(View<const E, 4> query, View<const E, 4> key, View<const E, 4> value,
+                     View<E, 4> out, View<Compute<E>, 3> lse, const AttentionOptions& options,
+                     std::span<const index_t> heads, const Stream& stream);
 
 }  // namespace convbasis::cuda

@@ -9,6 +9,7 @@
 
 #include "check.h"
 #include "cuda/buffer.h"
+#include "cuda/element.h"
 
 namespace convbasis::cuda {
 
@@ -37,6 +38,43 @@ template <class T>
   std::vector<T> numbers(static_cast<std::size_t>(count));
   for (T& number : numbers) number = static_cast<T>(normal(random));
   return numbers;
+}
+
+/// Numbers as elements of a caller's array, and back.
+template <class E>
+[[nodiscard]] E element_from(double number) {
+  const auto single = static_cast<float>(number);
+  if constexpr (std::is_same_v<E, Float16>) return {to_float16(single)};
+  if constexpr (std::is_same_v<E, BFloat16>) return {to_bfloat16(single)};
+  if constexpr (std::is_floating_point_v<E>) return static_cast<E>(number);
+}
+template <class E>
+[[nodiscard]] Compute<E> number_of(E element) {
+  if constexpr (std::is_same_v<E, Float16>) return from_float16(element.bits);
+  if constexpr (std::is_same_v<E, BFloat16>) return from_bfloat16(element.bits);
+  if constexpr (std::is_floating_point_v<E>) return element;
+}
+
+/// Normal numbers as elements on the device, and what these are on the host.
+template <class E>
+struct RandomArray {
+  RandomArray(index_t count, unsigned seed, double spread = 1) {
+    std::vector<E> elements;
+    for (const double number : normal_numbers<double>(count, seed, spread)) {
+      elements.push_back(element_from<E>(number));
+      numbers.push_back(number_of(elements.back()));
+    }
+    on_device = to_device(elements);
+  }
+  std::vector<Compute<E>> numbers;
+  DeviceBuffer<E> on_device;
+};
+
+/// The layout of (batch, rows, heads, channels) in memory, seen as (batch, heads, rows, channels).
+template <class T>
+[[nodiscard]] View<T, 4> rows_first(T* data, const std::array<index_t, 4>& shape) {
+  const auto [batch, heads, rows, channels] = shape;
+  return {data, shape, {rows * heads * channels, channels, heads * channels, 1}};
 }
 
 /// Causal matrices of (batch, heads) heads with random kernels, on the host and on the device.
