@@ -44,6 +44,7 @@ from .calibrated_report import CalibratedReport
 from .cost_model import CostModel, break_even, cost_model, set_cost_model
 from .decompose import decompose
 from .device import build_info, cuda_available
+from .gpu_basis import GpuBasis
 from .polynomial import polynomial_attention
 from .polynomial_backward import polynomial_attention_backward
 from .polynomial_report import PolynomialBackwardReport, PolynomialReport
@@ -62,6 +63,7 @@ __all__ = [
     "CalibratedReport",
     "ConvBasis",
     "CostModel",
+    "GpuBasis",
     "PolynomialBackwardReport",
     "PolynomialReport",
     "RecoverOptions",
