@@ -14,7 +14,7 @@ ANSWERS = (" negative", " positive")
 QUESTIONS = ("\n\nThe sentiment of this review is", "\nSentiment:")
 BETWEEN = "\n\n"
 POOL = 2  # reviews to draw from, for each that is needed
-ATTEMPTS = 2000  # to reach the wanted length
+ATTEMPTS = 100_000  # to reach the wanted length
 
 
 class Review(NamedTuple):

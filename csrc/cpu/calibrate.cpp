@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <utility>
 
 #include "core/draws.h"
 #include "core/heads.h"
@@ -119,6 +120,9 @@ class HeadCalibrator {
     {
       const DenseRows<T> more(head_, std::move(others), exec_);
       masses.add(more.rows(), more.weights(), more.sums());
+      found_.lags = masses.single_lags();
+      for (const DenseRows<T>* part : {&std::as_const(sample), &more})
+        masses.leave_out(found_.lags, part->rows(), part->weights(), part->sums());
     }
     fit(masses);
     sample.attend(exec_);
@@ -149,7 +153,6 @@ class HeadCalibrator {
     found_.heavy = heavy_keys(masses.of_keys(), options.sinks, options.heavy_keys);
     found_.key_weights.assign(fitted.keys.begin(), fitted.keys.end());
     found_.lag_weights.assign(fitted.block_lags.begin(), fitted.block_lags.end());
-    found_.lags = fitted.single;
     for (const index_t key : found_.heavy) found_.key_weights[at(key)] = T(0);
     ranked_ = rank_key_blocks(head_, found_.heavy, near_, all_.most_ranked, exec_);
     found_.ranked = ranked_.blocks;

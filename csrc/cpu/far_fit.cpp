@@ -40,35 +40,6 @@ std::vector<index_t> borders_of_bins(index_t first, index_t blocks) {
   return borders;
 }
 
-/// Lags of a bin of block lags, most of whose keys are that far.
-struct LagRange {
-  index_t first, last;
-};
-LagRange lags_of(index_t first_block, index_t last_block, index_t n) {
-  return {std::min(first_block * kKeyBlock, n), std::min(last_block * kKeyBlock, n)};
-}
-
-/// Lags that stand out from their bins, rising.
-std::vector<index_t> outstanding_lags(const std::vector<double>& masses,
-                                      const std::vector<index_t>& borders) {
-  const auto n = static_cast<index_t>(masses.size());
-  const double total = std::accumulate(masses.begin(), masses.end(), 0.0);
-  std::vector<index_t> lags;
-  for (std::size_t b = 0; b + 1 < borders.size(); ++b) {
-    const auto [first, last] = lags_of(borders[b], borders[b + 1], n);
-    const double sum = std::accumulate(masses.begin() + first, masses.begin() + last, 0.0);
-    const double least =
-        std::max(kOutstanding * sum / static_cast<double>(last - first), kLeastShare * total);
-    for (index_t lag = first; lag < last; ++lag)
-      if (masses[at(lag)] > least) lags.push_back(lag);
-  }
-  std::stable_sort(lags.begin(), lags.end(),
-                   [&](index_t a, index_t b) { return masses[at(a)] > masses[at(b)]; });
-  lags.resize(std::min(lags.size(), kMostOutstanding));
-  std::sort(lags.begin(), lags.end());
-  return lags;
-}
-
 /// The model, and its masses while it is fitted.
 struct Fit {
   const FarMasses& masses;
@@ -168,9 +139,48 @@ void FarMasses::add(std::span<const index_t> rows, Rows<const T> weights,
   }
 }
 
+std::vector<index_t> FarMasses::single_lags() const {
+  const auto n = static_cast<index_t>(of_lags_.size());
+  const auto borders =
+      borders_of_bins(near_blocks_ + 1, static_cast<index_t>(of_block_lags_.size()));
+  const double total = std::accumulate(of_lags_.begin(), of_lags_.end(), 0.0);
+  std::vector<index_t> lags;
+  for (std::size_t b = 0; b + 1 < borders.size(); ++b) {
+    const index_t first = borders[b] * kKeyBlock, last = std::min(borders[b + 1] * kKeyBlock, n);
+    const double sum = std::accumulate(of_lags_.begin() + first, of_lags_.begin() + last, 0.0);
+    const double least =
+        std::max(kOutstanding * sum / static_cast<double>(last - first), kLeastShare * total);
+    for (index_t lag = first; lag < last; ++lag)
+      if (of_lags_[at(lag)] > least) lags.push_back(lag);
+  }
+  std::stable_sort(lags.begin(), lags.end(),
+                   [&](index_t a, index_t b) { return of_lags_[at(a)] > of_lags_[at(b)]; });
+  lags.resize(std::min(lags.size(), kMostOutstanding));
+  std::sort(lags.begin(), lags.end());
+  return lags;
+}
+
+template <class T>
+void FarMasses::leave_out(std::span<const index_t> lags, std::span<const index_t> rows,
+                          Rows<const T> weights, std::span<const double> sums) {
+  const auto take = [](double& mass, double part) { mass = std::max(mass - part, 0.0); };
+  for (std::size_t r = 0; r < rows.size() && !lags.empty(); ++r) {
+    const auto place = std::find(rows_.begin(), rows_.end(), rows[r]) - rows_.begin();
+    for (const index_t lag : lags) {
+      const index_t key = rows[r] - lag, block_lag = rows[r] / kKeyBlock - key / kKeyBlock;
+      if (key < 0 || block_lag <= near_blocks_) continue;
+      const double part = static_cast<double>(weights.row(static_cast<index_t>(r))[key]) / sums[r];
+      take(of_rows_[at(place)], part);
+      take(of_keys_[at(key)], part);
+      take(of_lags_[at(lag)], part);
+      take(of_block_lags_[at(block_lag)], part);
+    }
+  }
+}
+
 FarWeights fit_far(const FarMasses& masses) {
   const std::size_t n = masses.of_keys().size(), blocks = masses.of_block_lags().size();
-  FarWeights fitted{std::vector<double>(n, 0.0), std::vector<double>(blocks, 0.0), {}};
+  FarWeights fitted{std::vector<double>(n, 0.0), std::vector<double>(blocks, 0.0)};
   const auto& of_rows = masses.of_rows();
   const double total = std::accumulate(of_rows.begin(), of_rows.end(), 0.0);
   const index_t first = masses.near_blocks() + 1;
@@ -183,16 +193,10 @@ FarWeights fit_far(const FarMasses& masses) {
           std::vector<double>(of_rows.size(), 0.0)};
   const std::size_t bins = fit.borders.size() - 1;
   fit.bin_weights.assign(bins, 1.0);
-  fitted.single = outstanding_lags(masses.of_lags(), fit.borders);
   std::vector<double> wanted;
   for (std::size_t b = 0; b < bins; ++b) {
-    const auto& lags = masses.of_block_lags();
-    double sum =
-        std::accumulate(lags.begin() + fit.borders[b], lags.begin() + fit.borders[b + 1], 0.0);
-    const auto [from, to] = lags_of(fit.borders[b], fit.borders[b + 1], static_cast<index_t>(n));
-    for (const index_t lag : fitted.single)
-      if (from <= lag && lag < to) sum -= masses.of_lags()[at(lag)];
-    wanted.push_back(std::max(sum, 0.0));
+    const auto lags = masses.of_block_lags().begin();
+    wanted.push_back(std::accumulate(lags + fit.borders[b], lags + fit.borders[b + 1], 0.0));
   }
   for (int i = 0; i < kIterations; ++i) {
     fit.fit_bins(wanted, kLagPrior * total / static_cast<double>(bins));
@@ -212,7 +216,12 @@ FarWeights fit_far(const FarMasses& masses) {
   return fitted;
 }
 
-template void FarMasses::add(std::span<const index_t>, Rows<const float>, std::span<const double>);
-template void FarMasses::add(std::span<const index_t>, Rows<const double>, std::span<const double>);
+#define CONVBASIS_INSTANTIATE(T)                                                                  \
+  template void FarMasses::add(std::span<const index_t>, Rows<const T>, std::span<const double>); \
+  template void FarMasses::leave_out(std::span<const index_t>, std::span<const index_t>,          \
+                                     Rows<const T>, std::span<const double>);
+CONVBASIS_INSTANTIATE(float)
+CONVBASIS_INSTANTIATE(double)
+#undef CONVBASIS_INSTANTIATE
 
 }  // namespace convbasis

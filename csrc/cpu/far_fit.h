@@ -19,6 +19,13 @@ class FarMasses {
   template <class T>
   void add(std::span<const index_t> rows, Rows<const T> weights, std::span<const double> sums);
 
+  /// Lags that stand out among those of about the same length, rising.
+  [[nodiscard]] std::vector<index_t> single_lags() const;
+  /// Takes off what rows that were added have at these lags.
+  template <class T>
+  void leave_out(std::span<const index_t> lags, std::span<const index_t> rows,
+                 Rows<const T> weights, std::span<const double> sums);
+
   [[nodiscard]] index_t near_blocks() const { return near_blocks_; }
   [[nodiscard]] const std::vector<index_t>& rows() const { return rows_; }
   [[nodiscard]] const std::vector<double>& of_rows() const { return of_rows_; }
@@ -40,7 +47,6 @@ class FarMasses {
 struct FarWeights {
   std::vector<double> keys;        ///< (n), their mean is 1
   std::vector<double> block_lags;  ///< (blocks), 0 for near ones
-  std::vector<index_t> single;     ///< lags that stand out, rising
 };
 [[nodiscard]] FarWeights fit_far(const FarMasses& masses);
 

@@ -114,6 +114,7 @@ def report_of(
         account = {
             "window": none,
             "heavy_keys": none,
+            "lags": none,
             "retrieved": np.zeros(kept.shape, np.int64),
             "has_far": none.astype(bool),
             "sample_error": np.full(exact.shape, np.nan),
@@ -131,7 +132,8 @@ def report_of(
         exact_share=restore(exact_share(inputs.query.shape[2], options, account, verdict, exact)),
         window=restore(np.where(exact, 0, account["window"])),
         heavy_keys=restore(np.where(exact, 0, account["heavy_keys"])),
-        retrieval_blocks=restore(np.where(exact, 0.0, account["retrieved"].mean(-1))),
+        lags=restore(np.where(exact, 0, account["lags"])),
+        retrieval_blocks=restore(np.where(exact, 0.0, account["retrieved"].sum(-1) / max(kept.shape[-1], 1))),
         has_far=restore(account["has_far"] & ~exact),
         judged_rows=restore(verdict.rows),
         tol=wanted.tol,
@@ -161,7 +163,7 @@ def exact_share(
     rows = np.minimum(first + BLOCK, n) - first
     own = rows * (rows + 1) / 2
     everything = rows * first + own
-    near = account["window"][..., None] + account["heavy_keys"][..., None]
+    near = (account["window"] + account["heavy_keys"] + account["lags"])[..., None]
     taken = near + account["retrieved"] * BLOCK + min(options.sample_keys, n)
     some = np.minimum(rows * taken + own, everything)
     some = np.where(first < WHOLE_BLOCKS * BLOCK, everything, some)

@@ -120,9 +120,9 @@ class Judge:
         error, interval = self.look(heads, count, 0, threads).whole_error()
         found.kept[at], found.rows[at] = True, count
         found.before[at], found.error[at], found.interval[at] = error, error, interval
-        missing = heads[~(interval[:, 1] <= tol)] if tol is not None else heads[:0]
-        if missing.size == 0:
+        if tol is None or (interval[:, 1] <= tol).all():
             return found
+        missing = heads[~(interval[:, 1] <= tol)]
         at = np.unravel_index(missing, lead)
         judged = self.look(missing, AGAIN * count, 1, threads)
         found.kept[at] = judged.blocks_kept(tol)
@@ -150,15 +150,13 @@ class Judge:
         every[at] = rows
         right = np.zeros((*lead, count, self.output.shape[3]), self.inputs.compute)
         inputs = self.inputs
-        _core.attention_rows(
-            *(inputs.query, inputs.key, inputs.value),
-            *(every, right, None),
-            *(inputs.scale, inputs.is_causal, inputs.mask, heads, threads),
-        )
+        arrays = inputs.query, inputs.key, inputs.value
+        call = inputs.scale, inputs.is_causal, inputs.mask
+        _core.attention_rows(*arrays, every, right, None, *call, heads, threads)
         norms = _core.row_norms(self.output, threads)[at]
         unit = norms.max(axis=-1, initial=0.0, keepdims=True)
         unit[unit == 0.0] = 1.0
-        found = self.output[(*(axis[:, None] for axis in at), rows)].astype(np.float64)
+        found = self.output[at[0][:, None], at[1][:, None], rows].astype(np.float64)
         errors = np.square((found - right[at]) / unit[..., None]).sum(-1)
         edges = np.arange(0, n, BLOCK)
         return Judged(
@@ -178,4 +176,6 @@ class Judge:
             np.searchsorted(sums, wanted * sums[-1], side="right")
             for sums, wanted in zip(running, places, strict=True)
         ]
-        return np.minimum(np.array(rows, np.int64).reshape(places.shape), chance.shape[-1] - 1)
+        drawn = np.array(rows, np.int64).reshape(places.shape)
+        drawn[drawn >= chance.shape[-1]] = chance.shape[-1] - 1
+        return drawn

@@ -40,12 +40,16 @@ class CalibratedReport(Account):
         Blocks of a head.
     exact_share : array of float
         Logits computed, of any purpose and in vain, relative to those of exact attention.
-    window, heavy_keys, retrieval_blocks : array of int
-        Keys, and blocks of keys, taken exactly in each head; 0 in heads computed exactly.
+    window, heavy_keys, lags : array of int
+        Nearest keys, keys for all queries, and single lags taken exactly in each head; 0 in heads
+        computed exactly.
+    retrieval_blocks : array of float
+        Blocks of 64 keys that a block of queries takes exactly besides, in the mean.
     has_far : array of bool
         Whether the other keys count, through a convolution.
-    judged_rows : int
-        Rows of each head computed exactly for the estimate.
+    judged_rows : array of int
+        Rows of each head computed exactly for the estimate; more in heads that missed `tol` at
+        first sight.
     tol, on_miss
         As given.
     seconds : dict
@@ -65,9 +69,10 @@ class CalibratedReport(Account):
     exact_share: Any
     window: Any
     heavy_keys: Any
+    lags: Any
     retrieval_blocks: Any
     has_far: Any
-    judged_rows: int
+    judged_rows: Any
     tol: float | None
     on_miss: str
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -86,12 +91,11 @@ class CalibratedReport(Account):
         tol = "no tolerance" if self.tol is None else f"tol {self.tol:g}, on_miss {self.on_miss!r}"
         lines = [
             f"{self.method} on {self.backend}, {self.seconds.get('total', 0.0):.3g} s; "
-            f"{self.heads_exact} of {np.size(self.exact_mask)} heads exact; {tol}; "
-            f"{self.judged_rows} judged rows.",
+            f"{self.heads_exact} of {np.size(self.exact_mask)} heads exact; {tol}.",
             "",
-            "| head | error | interval | logits computed | blocks exact | window | heavy "
-            "| retrieved | convolution |",
-            "|---|---|---|---|---|---|---|---|---|",
+            "| head | error | interval | judged rows | logits computed | blocks exact | window "
+            "| heavy | lags | retrieved | convolution |",
+            "|---|---|---|---|---|---|---|---|---|---|---|",
         ]
         for head in np.ndindex(np.shape(self.exact_mask)):
             low, high = np.asarray(self.error_interval)[head]
@@ -99,11 +103,13 @@ class CalibratedReport(Account):
                 ", ".join(map(str, head)) or "-",
                 f"{np.asarray(self.error_estimate)[head]:.2e}",
                 f"{low:.2e} to {high:.2e}",
+                str(np.asarray(self.judged_rows)[head]),
                 f"{np.asarray(self.exact_share)[head]:.0%}",
                 f"{np.asarray(self.blocks_exact)[head]} of {self.num_blocks}",
                 str(np.asarray(self.window)[head]),
                 str(np.asarray(self.heavy_keys)[head]),
-                str(np.asarray(self.retrieval_blocks)[head]),
+                str(np.asarray(self.lags)[head]),
+                f"{np.asarray(self.retrieval_blocks)[head]:.1f}",
                 "yes" if np.asarray(self.has_far)[head] else "no",
             ]
             lines.append(f"| {' | '.join(cells)} |")

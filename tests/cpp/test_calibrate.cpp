@@ -77,39 +77,49 @@ TEST(calibrate_takes_short_heads_exactly) {
 }
 
 TEST(calibrate_fits_what_is_there) {
-  // Attention that is alpha_i * lag_i-j * key_j beyond the window, all in one bin of each.
-  constexpr index_t kRows = 1000, kWindow = 16, kLag = 300;
-  std::vector<double> keys(kRows), lags(kRows, 1.0);
+  // Attention that is alpha_i * key_j beyond the near blocks, and a single lag that stands out.
+  constexpr index_t kRows = 1000, kNear = 1, kLag = 300;
+  std::vector<double> keys(kRows);
   for (index_t j = 0; j < kRows; ++j) keys[at(j)] = j % 2 == 0 ? 1.5 : 0.5;
-  lags[kLag] = 400;  // stands out
   std::vector<index_t> rows;
   for (index_t i = 400; i < kRows; i += 4) rows.push_back(i);
   std::vector<double> weights(rows.size() * at(kRows)), sums;
   for (std::size_t r = 0; r < rows.size(); ++r) {
     double sum = 0;
     for (index_t j = 0; j <= rows[r]; ++j)
-      sum += weights[r * at(kRows) + at(j)] = lags[at(rows[r] - j)] * keys[at(j)];
+      sum += weights[r * at(kRows) + at(j)] = keys[at(j)] * (rows[r] - j == kLag ? 400 : 1);
     sums.push_back(sum);
   }
-  FarMasses masses(kRows, kWindow);
-  masses.add<double>(rows, {weights.data(), kRows}, sums);
-  double by_row = 0, by_key = 0, by_lag = 0;
-  for (const double mass : masses.of_rows()) by_row += mass;
-  for (const double mass : masses.of_keys()) by_key += mass;
-  for (const double mass : masses.of_lags()) by_lag += mass;
-  CHECK_NEAR(by_key, by_row, 1e-9);
-  CHECK_NEAR(by_lag, by_row, 1e-9);
-  CHECK(masses.of_lags()[kWindow - 1] == 0 && masses.of_lags()[kWindow] > 0);
+  FarMasses masses(kRows, kNear);
+  const Rows<const double> matrix{weights.data(), kRows};
+  masses.add<double>(rows, matrix, sums);
+  const auto total = [](const std::vector<double>& parts) {
+    double sum = 0;
+    for (const double part : parts) sum += part;
+    return sum;
+  };
+  const auto check_totals = [&] {
+    const double by_row = total(masses.of_rows());
+    for (const auto* parts : {&masses.of_keys(), &masses.of_lags(), &masses.of_block_lags()})
+      CHECK_NEAR(total(*parts), by_row, 1e-9 * by_row);
+    return by_row;
+  };
+  const double whole = check_totals();
+  CHECK(masses.of_block_lags()[kNear] == 0 && masses.of_block_lags()[kNear + 1] > 0);
+  CHECK(masses.of_lags()[(kNear * kKeyBlock)] == 0);
+  CHECK(masses.single_lags() == std::vector<index_t>{kLag});
+  const double part = masses.of_lags()[kLag];
+  CHECK(part > 0.2 * whole);
+  masses.leave_out<double>(masses.single_lags(), rows, matrix, sums);
+  CHECK_NEAR(check_totals(), whole - part, 1e-9 * whole);
+  CHECK(masses.of_lags()[kLag] < 1e-12 * part && masses.single_lags().empty());
 
   const FarWeights fitted = fit_far(masses);
-  double mean = 0, sum = 0;
-  for (const double key : fitted.keys) mean += key / kRows;
-  for (const double lag : fitted.lags) sum += lag;
-  CHECK_NEAR(mean, 1.0, 1e-12);
-  CHECK_NEAR(sum, 1.0, 1e-12);
-  CHECK(fitted.lags[kWindow - 1] == 0);
-  for (const index_t beside : {kLag - 1, kLag + 1})  // bins of their own
-    CHECK(fitted.lags[kLag] > 150 * fitted.lags[at(beside)]);
+  CHECK_NEAR(total(fitted.keys), double{kRows}, 1e-9);
+  CHECK_NEAR(total(fitted.block_lags), 1.0 / kKeyBlock, 1e-12);
+  CHECK(fitted.block_lags[kNear] == 0);
+  for (std::size_t lag = kNear + 1; lag < 12; ++lag)  // equal, but for what few rows tell
+    CHECK(std::abs(fitted.block_lags[lag] * kKeyBlock * 14 - 1) < 0.25);
   for (index_t j = 100; j < 300; j += 2)  // drawn to equal weights a little
     CHECK(fitted.keys[at(j)] > 1.5 * fitted.keys[at(j + 1)]);
 }
@@ -123,7 +133,7 @@ TEST(calibrate_takes_each_key_once) {
   const Calibration<double> found = problem.calibrated(options);
   for (index_t flat = 0; flat < 2; ++flat) {
     const HeadCalibration<double>& head = found.heads[at(flat)];
-    const FarKeys<double> far(found, head, flat);
+    const FarKeys<double> far(found, head, flat, {}, 0);
     for (index_t block = 0; block < ceil_div(n, kKeyBlock); ++block) {
       const KeySelection selection = select_keys(found, head, block);
       const index_t end = std::min((block + 1) * kKeyBlock, n);
@@ -160,7 +170,7 @@ TEST(calibrate_draws_are_right_in_the_mean) {
       if (head.key_weights[at(j)] > 0) want += f[at(j)];
   for (int seed = 0; seed < kSeeds; ++seed) {
     found.options.seed = static_cast<std::uint64_t>(seed);
-    const FarDraw<double> draw = FarKeys<double>(found, head, 0).draw(selection, block);
+    const FarDraw<double> draw = FarKeys<double>(found, head, 0, {}, 0).draw(selection, block);
     CHECK(draw.keys.size() == 8);
     double sum = 0;
     for (std::size_t s = 0; s < draw.keys.size(); ++s)
@@ -185,7 +195,7 @@ TEST(calibrate_does_not_depend_on_threads) {
         const auto &a = one.heads[at(h)], &b = found.heads[at(h)];
         CHECK(a.heavy == b.heavy && a.ranked == b.ranked && a.key_weights == b.key_weights);
         CHECK(a.lag_weights == b.lag_weights && a.sample_error == b.sample_error);
-        CHECK(a.retrieved == b.retrieved && a.has_far == b.has_far);
+        CHECK(a.retrieved == b.retrieved && a.has_far == b.has_far && a.lags == b.lags);
       }
       CHECK(problem.attend(found, threads) == want);
     }

@@ -26,7 +26,7 @@ def calibration_of(arrays, options, tol=0.0):
         found = calibration.head(index)
         near = found["near_blocks"]  # may be more than blocks were ranked for
         retrieved = [
-            row[(row >= 0) & (row < block - near)][: found["retrieved"]]
+            row[(row >= 0) & (row < block - near)][: found["retrieved"][block]]
             for block, row in enumerate(found["ranked"])
         ]
         head = ref.CalibratedHead(
@@ -35,6 +35,7 @@ def calibration_of(arrays, options, tol=0.0):
             found["heavy"],
             found["key_weights"],
             found["lag_weights"],
+            found["lags"],
             found["has_far"],
         )
         heads.append((head, found))
@@ -101,25 +102,59 @@ def test_the_calibration_is_the_oracles(content_heads, options):
     n, head_count = 2100, 2
     arrays = content_heads(n, head_count, d=16, seed=7)
     _, found = calibration_of(arrays, options)
+    near = -(-options.window // 64)
     for index, (head, core) in enumerate(found):
         query, key, _ = (array[0, index] for array in arrays)
         rows = ref.sample_rows(options.seed, index, n, n // 32)
         logits = ref.attention_logits(query[rows], key, scale=1.0)
         weights, _ = ref.masked_softmax(logits, rows[:, None] >= np.arange(n))
-        far = np.where(rows[:, None] - np.arange(n) >= options.window, weights, 0.0)
+        far = np.where(rows[:, None] // 64 - np.arange(n) // 64 > near, weights, 0.0)
         heavy = ref.heavy_keys(far.sum(0), options.sinks, options.heavy_keys)
         np.testing.assert_array_equal(core["heavy"], heavy)
-        beta, tau = ref.fit_far(weights, rows, options.window)
+        beta, tau, single = ref.fit_far(weights, rows, near)
         beta[heavy] = 0.0
         np.testing.assert_allclose(core["key_weights"], beta, rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(core["lag_weights"], tau, rtol=1e-9, atol=1e-15)
-        ranked = ref.rank_key_blocks(query, key, heavy, core["near_blocks"], scale=1.0)
-        for got, want in zip(core["ranked"], ranked, strict=True):
+        np.testing.assert_array_equal(core["lags"], single)
+        assert core["near_blocks"] == near  # without a tolerance
+        ranked = ref.rank_key_blocks(query, key, heavy, near, scale=1.0)
+        most = core["ranked"].shape[1]
+        assert most == 4 * options.retrieval_blocks
+        for got, (want, _) in zip(core["ranked"], ranked, strict=True):
             np.testing.assert_array_equal(got[got >= 0], want[: len(got)])
+        taken = ref.take_largest(ranked, near, options.retrieval_blocks, most)
+        np.testing.assert_array_equal(core["retrieved"], taken)
+        assert taken.max() > options.retrieval_blocks > taken[taken > 0].min()
         for block, drawn in enumerate(core["drawn"]):
             offset = ref.uniform_draw(options.seed, index, block)
-            want = ref.draw_keys(head.draw_weights(block), options.sample_keys, offset)
+            want = ref.draw_keys(head.model(block), options.sample_keys, offset)
             np.testing.assert_array_equal(drawn, want)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_single_lag_is_exact(row_error, dtype):
+    """Each query looks at the key 700 before it, and a little at all others."""
+    n, lag, d = 2100, 700, 48
+    rng = np.random.default_rng(3)
+    key, value = rng.normal(size=(2, 1, 1, n, d)).astype(dtype)
+    query = np.roll(key, lag, axis=2) * dtype(0.25)
+    arrays = query, key, value
+    options = cb.CalibrateOptions(retrieval_blocks=0, heavy_keys=8)
+    ((head, core),) = calibration_of(arrays, options)[1]
+    np.testing.assert_array_equal(core["lags"], [lag])
+    out, lse = attend(arrays, options=options, return_lse=True)
+    want, want_lse = oracle(arrays, options)
+    bound = 1e-12 if dtype == np.float64 else 1e-5
+    assert row_error(out, want) < bound
+    np.testing.assert_allclose(lse, want_lse, rtol=bound)
+    exact = exactly(arrays)[0, 0]
+    without = ref.CalibratedHead(1, head.retrieved, head.heavy, head.key_weights, head.lag_weights)
+    drawn = [ref.draw_keys(without.model(block), 64, 0.5) for block in range(33)]
+    one = (array[0, 0] for array in arrays)
+    rough = ref.calibrated_attention(*one, without, drawn, scale=1.0)[0]
+    good, bad = (np.linalg.norm((y - exact)[lag:]) for y in (out[0, 0], rough))
+    assert good < 0.1 * bad
+    assert bad > 0.5 * np.linalg.norm(exact[lag:])
 
 
 def test_with_every_key_near_it_is_exact(content_heads, row_error):

@@ -7,7 +7,7 @@ import pytest
 
 import convbasis as cb
 
-CASES = [(2048, 0.3, 32), (2048, 0.2, 32), (4096, 0.1, 16)]
+CASES = [(2048, 0.3, 32), (2048, 0.2, 32), (4096, 0.2, 16)]
 
 
 def attend(arrays, **call):
@@ -56,16 +56,17 @@ def test_without_a_tolerance_errors_are_told_too(content_heads):
 
 
 def test_blocks_judged_exact_are_exact(content_heads, row_error):
-    arrays = content_heads(2085, 12, seed=3)
-    out, report = attend(arrays, tol=0.12)
+    n = 4133
+    arrays = content_heads(n, 8, kv_heads=4, seed=5)
+    out, report = attend(arrays, tol=0.2)
     some = (report.blocks_exact > 0) & ~report.exact_mask
     assert some.any()
     assert not some.all()
-    exact, kept = exactly(arrays), attend(arrays, tol=0.12, on_miss="keep")[0]
-    assert report.num_blocks == 33
+    exact, kept = exactly(arrays), attend(arrays, tol=0.2, on_miss="keep")[0]
+    assert report.num_blocks == 65
     for head in zip(*np.nonzero(~report.exact_mask), strict=True):
         mended = 0
-        for rows in (slice(first, first + 64) for first in range(256, 2085, 64)):
+        for rows in (slice(first, first + 64) for first in range(256, n, 64)):
             if not np.array_equal(out[head][rows], kept[head][rows]):
                 assert row_error(out[head][rows], exact[head][rows]) < 1e-12
                 mended += 1
@@ -92,7 +93,7 @@ def test_hopeless_heads_are_seen_early(qkv, row_error):
     assert report.exact_mask.all()
     assert np.isinf(report.sample_error).all()
     assert (report.exact_share <= 1.15).all()
-    assert report.judged_rows == 0
+    assert not report.judged_rows.any()
     assert not report.has_far.any()
 
 
@@ -108,12 +109,11 @@ def test_hopeless_heads_that_are_kept_get_all_that_the_options_allow(qkv):
 def test_exact_share_counts_what_was_tried_in_vain(qkv):
     query, key, value = qkv(2048, 16, lead=(1, 4), seed=2)
     _, report = attend((query * 2.0, key, value), tol=0.05)
-    assert report.exact_mask.all()
     early = np.isinf(report.sample_error)
     assert early.any()
     assert not early.all()
     assert report.exact_share[~early].min() > report.exact_share[early].max() + 0.1
-    assert report.judged_rows == 64
+    np.testing.assert_array_equal(report.judged_rows, np.where(early, 0, 64 + 3 * 64))
 
 
 def test_exact_share_of_more_drawn_keys_than_there_are(qkv):
