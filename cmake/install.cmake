@@ -21,12 +21,6 @@ else()
           DESTINATION "${config_dir}" COMPONENT native)
 endif()
 
-if(CONVBASIS_CUDA)
-  install(FILES "${PROJECT_SOURCE_DIR}/third_party/cmake/FindCudaMath.cmake"
-                "${PROJECT_SOURCE_DIR}/third_party/cmake/PythonPackage.cmake"
-          DESTINATION "${config_dir}" COMPONENT native)
-endif()
-
 configure_package_config_file("${CMAKE_CURRENT_LIST_DIR}/convbasisConfig.cmake.in"
   "${PROJECT_BINARY_DIR}/convbasisConfig.cmake"
   INSTALL_DESTINATION "${config_dir}" PATH_VARS CMAKE_INSTALL_LIBDIR)

@@ -20,6 +20,7 @@ py::dict build_info() {
   info["blas"] = blas::description();
   info["fft"] = "radix 8 and 4 across channels, twiddle factors of PocketFFT";
   info["cuda"] = cuda_available();
+  info["cuda_missing"] = cuda::why_unavailable();
   return info;
 }
 

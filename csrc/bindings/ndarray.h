@@ -137,6 +137,7 @@ void register_backward(py::module_& module);
 void register_basis(py::module_& module);
 void register_calibrate(py::module_& module);
 void register_cost(py::module_& module);
+void register_cuda(py::module_& module);
 void register_info(py::module_& module);
 void register_lowrank(py::module_& module);
 void register_polynomial(py::module_& module);

@@ -1,5 +1,6 @@
 #include "convbasis/device.h"
 #include "cuda/check.h"
+#include "cuda/library.h"
 
 namespace convbasis {
 namespace {
@@ -17,7 +18,7 @@ cudaError_t count_devices(int& count) {
 
 }  // namespace
 
-bool cuda_available() noexcept { return cuda::device_count() > 0; }
+bool cuda_available() noexcept { return cuda::why_unavailable().empty(); }
 
 namespace cuda {
 
@@ -30,12 +31,23 @@ int device_count() noexcept {
 std::string why_unavailable() {
   int count = 0, driver = 0;
   const cudaError_t status = count_devices(count);
-  if (count > 0) return "";
+  if (count > 0) {
+    const std::string missing = cufft().why_missing();
+    return missing.empty() ? cublas().why_missing() : missing;
+  }
   if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0)
     return "no NVIDIA driver is installed here (libcuda.so.1 is not found)";
   if (status == cudaErrorNoDevice || status == cudaSuccess)
     return "the NVIDIA driver shows this process no GPU (CUDA_VISIBLE_DEVICES may hide it)";
   return std::string("the NVIDIA driver refuses: ") + cudaGetErrorString(status);
+}
+
+int device_of(const void* address) {
+  cudaPointerAttributes attributes;
+  CONVBASIS_CHECK_CUDA(cudaPointerGetAttributes(&attributes, address));
+  if (attributes.type != cudaMemoryTypeDevice && attributes.type != cudaMemoryTypeManaged)
+    throw_backend("cudaPointerGetAttributes", "the address is no memory of a device");
+  return attributes.device;
 }
 
 DeviceInfo device_info(int device) {

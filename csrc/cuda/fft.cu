@@ -9,6 +9,7 @@
 #include "cuda/buffer.h"
 #include "cuda/check.h"
 #include "cuda/fft.h"
+#include "cuda/library.h"
 
 namespace convbasis::cuda {
 namespace {
@@ -41,22 +42,22 @@ const char* text_of(cufftResult status) {
 void check_fft(cufftResult status, const char* call) {
   if (status != CUFFT_SUCCESS) throw_backend(call, text_of(status));
 }
-#define CONVBASIS_CHECK_FFT(call) check_fft(call, #call)
+#define CONVBASIS_CUFFT(name, ...) check_fft(CONVBASIS_LOADED(cufft(), name)(__VA_ARGS__), #name)
 
 using Key = std::array<index_t, 4>;  // device, cufftType, length, batch
 
 class Plan {
  public:
   explicit Plan(const Key& key) : key_(key) {
-    CONVBASIS_CHECK_FFT(cufftCreate(&handle_));
+    CONVBASIS_CUFFT(cufftCreate, &handle_);
     try {
       make();
     } catch (...) {
-      (void)cufftDestroy(handle_);
+      (void)CONVBASIS_LOADED(cufft(), cufftDestroy)(handle_);
       throw;
     }
   }
-  ~Plan() { (void)cufftDestroy(handle_); }
+  ~Plan() { (void)CONVBASIS_LOADED(cufft(), cufftDestroy)(handle_); }
   Plan(const Plan&) = delete;
   Plan& operator=(const Plan&) = delete;
 
@@ -65,8 +66,8 @@ class Plan {
   void run(const Stream& stream, const Execute& execute) {
     const DeviceBuffer<char> work(stream, static_cast<index_t>(work_bytes_));
     const std::lock_guard lock(mutex_);
-    CONVBASIS_CHECK_FFT(cufftSetStream(handle_, native(stream)));
-    if (work_bytes_ > 0) CONVBASIS_CHECK_FFT(cufftSetWorkArea(handle_, work.data()));
+    CONVBASIS_CUFFT(cufftSetStream, handle_, native(stream));
+    if (work_bytes_ > 0) CONVBASIS_CUFFT(cufftSetWorkArea, handle_, work.data());
     execute(handle_);
   }
   [[nodiscard]] const Key& key() const { return key_; }
@@ -76,10 +77,9 @@ class Plan {
     const auto type = static_cast<cufftType>(key_[1]);
     long long length = key_[2], batch = key_[3], half = length / 2 + 1;
     const bool forward = type == CUFFT_R2C || type == CUFFT_D2Z;
-    CONVBASIS_CHECK_FFT(cufftSetAutoAllocation(handle_, 0));
-    CONVBASIS_CHECK_FFT(cufftMakePlanMany64(handle_, 1, &length, forward ? &length : &half, batch,
-                                            1, forward ? &half : &length, batch, 1, type, batch,
-                                            &work_bytes_));
+    CONVBASIS_CUFFT(cufftSetAutoAllocation, handle_, 0);
+    CONVBASIS_CUFFT(cufftMakePlanMany64, handle_, 1, &length, forward ? &length : &half, batch, 1,
+                    forward ? &half : &length, batch, 1, type, batch, &work_bytes_);
   }
 
   Key key_;
@@ -137,12 +137,17 @@ std::shared_ptr<Plan> plan_of(const Stream& stream, cufftType type, index_t leng
 
 }  // namespace
 
+Library& cufft() {
+  static Library& library = *new Library("libcufft.so." + std::to_string(CUFFT_VER_MAJOR));
+  return library;
+}
+
 template <>
 void transform(const Stream& stream, index_t length, index_t batch, const float* in,
                Complex<float>* out) {
   plan_of(stream, CUFFT_R2C, length, batch)->run(stream, [&](cufftHandle handle) {
-    CONVBASIS_CHECK_FFT(
-        cufftExecR2C(handle, const_cast<float*>(in), reinterpret_cast<cufftComplex*>(out)));
+    CONVBASIS_CUFFT(cufftExecR2C, handle, const_cast<float*>(in),
+                    reinterpret_cast<cufftComplex*>(out));
   });
 }
 
@@ -150,8 +155,8 @@ template <>
 void transform(const Stream& stream, index_t length, index_t batch, const double* in,
                Complex<double>* out) {
   plan_of(stream, CUFFT_D2Z, length, batch)->run(stream, [&](cufftHandle handle) {
-    CONVBASIS_CHECK_FFT(
-        cufftExecD2Z(handle, const_cast<double*>(in), reinterpret_cast<cufftDoubleComplex*>(out)));
+    CONVBASIS_CUFFT(cufftExecD2Z, handle, const_cast<double*>(in),
+                    reinterpret_cast<cufftDoubleComplex*>(out));
   });
 }
 
@@ -159,7 +164,7 @@ template <>
 void transform_back(const Stream& stream, index_t length, index_t batch, Complex<float>* in,
                     float* out) {
   plan_of(stream, CUFFT_C2R, length, batch)->run(stream, [&](cufftHandle handle) {
-    CONVBASIS_CHECK_FFT(cufftExecC2R(handle, reinterpret_cast<cufftComplex*>(in), out));
+    CONVBASIS_CUFFT(cufftExecC2R, handle, reinterpret_cast<cufftComplex*>(in), out);
   });
 }
 
@@ -167,7 +172,7 @@ template <>
 void transform_back(const Stream& stream, index_t length, index_t batch, Complex<double>* in,
                     double* out) {
   plan_of(stream, CUFFT_Z2D, length, batch)->run(stream, [&](cufftHandle handle) {
-    CONVBASIS_CHECK_FFT(cufftExecZ2D(handle, reinterpret_cast<cufftDoubleComplex*>(in), out));
+    CONVBASIS_CUFFT(cufftExecZ2D, handle, reinterpret_cast<cufftDoubleComplex*>(in), out);
   });
 }
 

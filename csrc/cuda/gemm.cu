@@ -7,14 +7,16 @@
 #include "cuda/buffer.h"
 #include "cuda/check.h"
 #include "cuda/gemm.h"
+#include "cuda/library.h"
 
 namespace convbasis::cuda {
 namespace {
 
 void check_blas(cublasStatus_t status, const char* call) {
-  if (status != CUBLAS_STATUS_SUCCESS) throw_backend(call, cublasGetStatusString(status));
+  if (status != CUBLAS_STATUS_SUCCESS)
+    throw_backend(call, CONVBASIS_LOADED(cublas(), cublasGetStatusString)(status));
 }
-#define CONVBASIS_CHECK_BLAS(call) check_blas(call, #call)
+#define CONVBASIS_CUBLAS(name, ...) check_blas(CONVBASIS_LOADED(cublas(), name)(__VA_ARGS__), #name)
 
 // What NVIDIA recommends for Hopper; smaller chips need less.
 constexpr index_t kWorkspaceBytes = 32 << 20;
@@ -31,8 +33,8 @@ class Handle {
     return *handle;
   }
   Handle() {
-    CONVBASIS_CHECK_BLAS(cublasCreate(&handle_));
-    CONVBASIS_CHECK_BLAS(cublasSetMathMode(handle_, CUBLAS_DEFAULT_MATH));
+    CONVBASIS_CUBLAS(cublasCreate, &handle_);
+    CONVBASIS_CUBLAS(cublasSetMathMode, handle_, CUBLAS_DEFAULT_MATH);
   }
 
   /// Stream and workspace are the handle's own state: one caller at a time may set them and go.
@@ -40,8 +42,8 @@ class Handle {
   void run(const Stream& stream, const Execute& execute) {
     const DeviceBuffer<char> workspace(stream, kWorkspaceBytes);
     const std::lock_guard lock(mutex_);
-    CONVBASIS_CHECK_BLAS(cublasSetStream(handle_, native(stream)));
-    CONVBASIS_CHECK_BLAS(cublasSetWorkspace(handle_, workspace.data(), kWorkspaceBytes));
+    CONVBASIS_CUBLAS(cublasSetStream, handle_, native(stream));
+    CONVBASIS_CUBLAS(cublasSetWorkspace, handle_, workspace.data(), kWorkspaceBytes);
     execute(handle_);
   }
 
@@ -69,12 +71,18 @@ void run(Function function, const Stream& stream, index_t m, index_t n, index_t 
 
 }  // namespace
 
-#define CONVBASIS_GEMM(T, Real, Native, function)                                      \
-  template <>                                                                          \
-  void multiply(const Stream& stream, index_t m, index_t n, index_t k, Real alpha,     \
-                Matrices<const T> a, Matrices<const T> b, bool transpose_b, Real beta, \
-                Matrices<T> c, index_t batch) {                                        \
-    run<Native>(function, stream, m, n, k, alpha, a, b, transpose_b, beta, c, batch);  \
+Library& cublas() {
+  static Library& library = *new Library("libcublas.so." + std::to_string(CUBLAS_VER_MAJOR));
+  return library;
+}
+
+#define CONVBASIS_GEMM(T, Real, Native, function)                                                \
+  template <>                                                                                    \
+  void multiply(const Stream& stream, index_t m, index_t n, index_t k, Real alpha,               \
+                Matrices<const T> a, Matrices<const T> b, bool transpose_b, Real beta,           \
+                Matrices<T> c, index_t batch) {                                                  \
+    run<Native>(CONVBASIS_LOADED(cublas(), function), stream, m, n, k, alpha, a, b, transpose_b, \
+                beta, c, batch);                                                                 \
   }
 CONVBASIS_GEMM(float, float, float, cublasSgemmStridedBatched_64)
 CONVBASIS_GEMM(double, double, double, cublasDgemmStridedBatched_64)

@@ -12,6 +12,8 @@ std::string why_unavailable() { return "this build has no CUDA: build with -DCON
 
 int device_count() noexcept { return 0; }
 
+int device_of(const void*) { throw BackendError("[device_of] " + why_unavailable()); }
+
 DeviceInfo device_info(int) { throw BackendError("[device_info] " + why_unavailable()); }
 
 }  // namespace cuda

@@ -6,6 +6,8 @@ function:
 
 - Arrays are NumPy arrays of shape ``(..., seq, dim)`` with any number of leading dimensions,
   usually ``(batch, heads, seq, dim)``, and any strides.
+- `conv_matmul`, `recover_basis` and causal `conv_attention` also take arrays on a GPU (torch, CuPy,
+  Numba) in a build with CUDA, and give back the same kind. NumPy arrays never move to one.
 - ``is_causal`` is top-left aligned: query i sees keys 0..i.
 - float32 and float64 are computed in their own type; float16 and bfloat16 in float32, and cast
   back. Other types, mixed types, wrong shapes and NaN or infinity raise, before anything is
@@ -44,6 +46,7 @@ from .calibrated_report import CalibratedReport
 from .cost_model import CostModel, break_even, cost_model, set_cost_model
 from .decompose import decompose
 from .device import build_info, cuda_available
+from .gpu_basis import GpuBasis
 from .polynomial import polynomial_attention
 from .polynomial_backward import polynomial_attention_backward
 from .polynomial_report import PolynomialBackwardReport, PolynomialReport
@@ -62,6 +65,7 @@ __all__ = [
     "CalibratedReport",
     "ConvBasis",
     "CostModel",
+    "GpuBasis",
     "PolynomialBackwardReport",
     "PolynomialReport",
     "RecoverOptions",

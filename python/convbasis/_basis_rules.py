@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +35,36 @@ def check(
     complete: np.ndarray,
 ) -> None:
     """The constructor's rules, in argument order."""
+    n = kernels.shape[-1]
+    check_strips(starts, num_bases, kernels, num_columns)
+    if not np.isfinite(kernels).all():
+        raise wrong(
+            NAME,
+            "kernels",
+            "has NaN or infinite entries",
+            "finite numbers",
+            f"an array of shape {kernels.shape} with some that are not",
+        )
+    if np.any(kernels[np.arange(n) >= (n - starts)[..., None]] != 0.0):
+        raise wrong(
+            NAME, "kernels", "has entries past the last row", "0 at lags t >= n - start", "others"
+        )
+    if complete.dtype != bool:
+        raise wrong(
+            NAME, "complete", "does not hold bools", "a bool array", complete.dtype, TypeError
+        )
+    if complete.shape != num_bases.shape:
+        raise wrong(
+            NAME,
+            "complete",
+            "does not match num_bases",
+            f"shape {num_bases.shape}",
+            f"shape {complete.shape}",
+        )
+
+
+def check_strips(starts: np.ndarray, num_bases: np.ndarray, kernels: Any, num_columns: Any) -> None:
+    """The rules for where strips begin and the type of `kernels`, wherever these lie."""
     *lead, k, n = kernels.shape
     if kernels.dtype not in (np.float32, np.float64):
         raise wrong(
@@ -92,35 +123,9 @@ def check(
             f"{n} after the first num_bases",
             starts[~used].tolist(),
         )
-    if not np.isfinite(kernels).all():
-        raise wrong(
-            NAME,
-            "kernels",
-            "has NaN or infinite entries",
-            "finite numbers",
-            f"an array of shape {kernels.shape} with some that are not",
-        )
-    if np.any(kernels[np.arange(n) >= (n - starts)[..., None]] != 0.0):
-        raise wrong(
-            NAME, "kernels", "has entries past the last row", "0 at lags t >= n - start", "others"
-        )
-    if complete.dtype != bool:
-        raise wrong(
-            NAME, "complete", "does not hold bools", "a bool array", complete.dtype, TypeError
-        )
-    if complete.shape != num_bases.shape:
-        raise wrong(
-            NAME,
-            "complete",
-            "does not match num_bases",
-            f"shape {num_bases.shape}",
-            f"shape {complete.shape}",
-        )
 
 
-def belongs(
-    function: str, argument: str, basis: ConvBasis, query: np.ndarray, num_keys: int
-) -> None:
+def belongs(function: str, argument: str, basis: ConvBasis, query: Any, num_keys: int) -> None:
     """`basis` has the heads, rows, columns and type of the logits of `query`."""
     rows = query.shape[-2]
     expected = (*query.shape[:-2], rows, min(rows, num_keys))
@@ -141,3 +146,44 @@ def belongs(
             f"a basis in {basis.dtype}",
             TypeError,
         )
+
+
+def product_shape(
+    function: str, basis: ConvBasis, given: tuple[int, ...], transpose: bool
+) -> tuple[int, ...]:
+    """Shape of the product of `basis` with an x of shape `given`, which has to fit."""
+    rows, columns = basis.shape[-2:]
+    taken, made = (rows, columns) if transpose else (columns, rows)
+    depth = len(basis.lead) + 1
+    if given[:depth] != (*basis.lead, taken) or len(given) > depth + 1:
+        raise wrong(
+            function,
+            "x",
+            "does not match basis",
+            f"shape {(*basis.lead, taken)} or {(*basis.lead, taken, 'channels')}",
+            f"shape {given}",
+        )
+    return (*basis.lead, made, *given[depth:])
+
+
+def scale_of(function: str, bases: tuple[ConvBasis, ...], own: float, asked: object) -> float:
+    """The one scale of the whole call: strips, sample rows and exact heads must not disagree.
+
+    `own` is that of the call without them, `asked` the argument. Scales that differ by rounding in
+    the computing type count as the same.
+    """
+    common = None if asked is None else own
+    for basis in bases:
+        if basis.scale is None:
+            continue
+        if common is None:
+            common = basis.scale
+        elif not math.isclose(common, basis.scale, rel_tol=8 * float(np.finfo(basis.dtype).eps)):
+            raise wrong(
+                function,
+                "basis",
+                "differs in scale from the other" if asked is None else "differs in scale",
+                f"a basis recovered with scale {common:.9g}",
+                f"one recovered with {basis.scale:.9g}",
+            )
+    return own if common is None else common

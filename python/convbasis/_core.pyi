@@ -4,6 +4,7 @@ Shapes: query (b, h, n_q, d), key (b, g, n_kv, d), value (b, g, n_kv, d_v), out 
 lse (b, h, n_q), starts (b, h, k) int64 padded with n, num_bases (b, h) int64, kernels (b, h, k, n)
 C-contiguous, rows (b, h, m) int64, heads: flat numbers ``b * H + h`` to compute, None for all;
 mask: the class of a mask by its name, then its numbers and arrays (`masks.Mask`), None for none.
+On a device an array is (address, shape, strides in elements, dtype), a stream (device, handle).
 """
 
 from collections.abc import Callable, Sequence
@@ -16,6 +17,9 @@ _Floats: TypeAlias = NDArray[Any]
 _Ints: TypeAlias = NDArray[np.int64]
 _Mask: TypeAlias = tuple[Any, ...]
 _Strips: TypeAlias = tuple[_Ints, _Ints, _Floats, int]
+_Device: TypeAlias = tuple[int, tuple[int, ...], tuple[int, ...], str]
+_DeviceStrips: TypeAlias = tuple[_Ints, _Ints, _Device, int]
+_Stream: TypeAlias = tuple[int, int]
 
 class _Forward(TypedDict):
     rows_exact: _Ints
@@ -274,3 +278,25 @@ def plan_polynomial(
     rates: Sequence[float],
     radii: Sequence[float],
 ) -> dict[str, Any]: ...
+def cuda_why_unavailable() -> str: ...
+def cuda_device_of(address: int) -> int: ...
+def cuda_conv_matmul(
+    basis: _DeviceStrips, x: _Device, out: _Device, transpose: bool, stream: _Stream
+) -> None: ...
+def cuda_row_sums(basis: _DeviceStrips, out: _Device, stream: _Stream) -> None: ...
+def cuda_recover_kernels(
+    query: _Device,
+    key: _Device,
+    starts: _Ints,
+    num_bases: _Ints,
+    kernels: _Device,
+    scale: float,
+    stream: _Stream,
+) -> None: ...
+def cuda_conv_attention(
+    lower: _DeviceStrips,
+    value: _Device,
+    out: _Device,
+    lse: _Device | None,
+    stream: _Stream,
+) -> None: ...

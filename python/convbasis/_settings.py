@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,7 +60,11 @@ def conv_settings(
             NotImplementedError,
         )
     bases = given_basis(function, basis, query, key, inputs.is_causal)
-    common = inputs.scale if bases is None else scale_of(function, bases, inputs, scale)
+    common = (
+        inputs.scale
+        if bases is None
+        else _basis_rules.scale_of(function, bases, inputs.scale, scale)
+    )
     if bases is not None and options is not None:
         raise _validate.wrong(
             function, "options", "is given together with basis", "one of the two", "both"
@@ -161,27 +164,3 @@ def given_basis(
     for one in bases:
         _basis_rules.belongs(function, "basis", one, query, key.shape[-2])
     return tuple(bases)
-
-
-def scale_of(
-    function: str, bases: tuple[ConvBasis, ...], inputs: AttentionInputs, scale: object
-) -> float:
-    """The one scale of the whole call: strips, sample rows and exact heads must not disagree.
-
-    Scales that differ by rounding in the computing type count as the same.
-    """
-    common = None if scale is None else inputs.scale
-    for basis in bases:
-        if basis.scale is None:
-            continue
-        if common is None:
-            common = basis.scale
-        elif not math.isclose(common, basis.scale, rel_tol=8 * float(np.finfo(basis.dtype).eps)):
-            raise _validate.wrong(
-                function,
-                "basis",
-                "differs in scale from the other" if scale is None else "differs in scale",
-                f"a basis recovered with scale {common:.9g}",
-                f"one recovered with {basis.scale:.9g}",
-            )
-    return inputs.scale if common is None else common

@@ -42,7 +42,7 @@ def is_bfloat16(dtype: np.dtype[Any]) -> bool:
     return ml_dtypes is not None and dtype == ml_dtypes.bfloat16
 
 
-def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+def compute_dtype(dtype: np.dtype[Any] | str) -> np.dtype[Any]:
     """The type that is computed in: float64 for itself, float32 for everything smaller."""
     return np.dtype(np.float64 if dtype == np.float64 else np.float32)
 
@@ -50,6 +50,16 @@ def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
 def float_array(function: str, name: str, value: object, *, min_ndim: int) -> np.ndarray:
     """`value` as a plain ndarray of a supported type and enough dimensions."""
     if not isinstance(value, np.ndarray):
+        if hasattr(value, "__cuda_array_interface__"):
+            raise wrong(
+                function,
+                name,
+                "is on a GPU, and arrays beside it or this function are not",
+                "all arrays on the host, or conv_attention, conv_matmul or recover_basis "
+                "with all of them on a GPU",
+                f"{type(value).__module__}.{type(value).__name__}",
+                TypeError,
+            )
         raise wrong(
             function,
             name,
@@ -95,7 +105,7 @@ def same_dtype(function: str, name: str, array: np.ndarray, first: str, dtype: A
 
 
 def attention_shapes(
-    function: str, query: np.ndarray, key: np.ndarray, value: np.ndarray | None, enable_gqa: bool
+    function: str, query: Any, key: Any, value: Any | None, enable_gqa: bool
 ) -> None:
     """Shapes (..., n_q, d), (..., n_kv, d), (..., n_kv, d_v); only `enable_gqa` shares heads."""
     if query.shape[-1] == 0:
@@ -235,7 +245,7 @@ def scale_in(function: str, scale: object, dtype: np.dtype[Any]) -> float:
     return scale
 
 
-def scale_or_default(function: str, scale: object, query: np.ndarray) -> float:
+def scale_or_default(function: str, scale: object, query: Any) -> float:
     if scale is None:
         return 1.0 / math.sqrt(query.shape[-1])
     return scale_in(function, scale, compute_dtype(query.dtype))
@@ -307,10 +317,15 @@ def overlaps_itself(array: np.ndarray) -> bool:
 
     All slices and transposes of ordinary arrays pass; broadcast arrays do not.
     """
-    if array.size == 0:
+    return steps_overlap(array.shape, array.strides, array.itemsize)
+
+
+def steps_overlap(shape: Sequence[int], strides: Sequence[int], itemsize: int) -> bool:
+    """The same for elements of `itemsize` in the unit of the strides."""
+    if math.prod(shape) == 0:
         return False
-    covered = array.itemsize
-    axes = zip(array.strides, array.shape, strict=True)
+    covered = itemsize
+    axes = zip(strides, shape, strict=True)
     for stride, extent in sorted((abs(stride), extent) for stride, extent in axes if extent > 1):
         if stride < covered:
             return True

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from . import _core, _layout, _validate
+from . import _core, _layout, _on_gpu, _validate
 from ._calibrated import attend_calibrated
+from ._device_arrays import any_on_device
 from ._run import attend, result_arrays, results
 from ._settings import conv_settings
 from .basis import ConvBasis
@@ -17,9 +18,9 @@ from .recover import RecoverOptions
 
 
 def conv_attention(
-    query: np.ndarray,
-    key: np.ndarray,
-    value: np.ndarray,
+    query: Any,
+    key: Any,
+    value: Any,
     attn_mask: None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
@@ -31,7 +32,7 @@ def conv_attention(
     tol: float | None = None,
     on_miss: str = "exact",
     check_finite: bool = True,
-    out: np.ndarray | None = None,
+    out: Any = None,
     return_lse: bool = False,
     return_report: bool = False,
     certify: bool = False,
@@ -109,6 +110,10 @@ def conv_attention(
 
     Notes
     -----
+    Arrays on a GPU (torch, or ``__cuda_array_interface__``) are read where they are, on the stream
+    that they name; the same kind comes out and nothing waits or checks for NaN. They need
+    `is_causal` and a `GpuBasis` as `basis`; what judges it is refused.
+
     Recovery O(n T d + k n d), then O(n d_v log L + k n d_v) in blocks of L rows; memory
     O(k n + n d). ``max|Y - Y~| <= 2 (exp(dev) - 1) max|V|`` where the logits deviate by at
     most dev. Results do not depend on the number of threads, and with a given basis an output
@@ -135,6 +140,30 @@ def conv_attention(
     (2, 0, True)
     """
     name = "conv_attention"
+    if any_on_device(query, key, value):
+        asked = {
+            "options": options,
+            "tol": tol,
+            "on_miss": on_miss if on_miss != "exact" else None,
+            "return_report": return_report or None,
+            "certify": certify or None,
+        }
+        return _on_gpu.conv_attention(
+            query,
+            key,
+            value,
+            attn_mask,
+            dropout_p,
+            is_causal,
+            scale=scale,
+            enable_gqa=enable_gqa,
+            basis=basis,
+            refused={name: given for name, given in asked.items() if given is not None},
+            check_finite=check_finite,
+            out=out,
+            return_lse=return_lse,
+            num_threads=num_threads,
+        )
     inputs = _layout.attention_inputs(
         name, query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa
     )

@@ -384,4 +384,5 @@ class ConvBasis:
         low = self._num_bases.min(initial=np.iinfo(np.int64).max)
         high = self._num_bases.max(initial=0)
         strips = f"{high}" if low >= high else f"{low}..{high}"
-        return f"ConvBasis(shape={self.shape}, num_bases={strips}, dtype={self.dtype})"
+        kind = type(self).__name__
+        return f"{kind}(shape={self.shape}, num_bases={strips}, dtype={self.dtype})"

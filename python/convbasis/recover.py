@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import _core, _layout, _validate
+from . import _basis_rules, _core, _layout, _on_gpu, _validate
+from ._device_arrays import any_on_device
 from .basis import ConvBasis, Strips
 
 #: Windows beyond this would not fit in a float; where noise is excluded any more is the same.
@@ -156,10 +157,23 @@ def form_strips(
     return Strips(starts, num_bases, kernels, key.shape[2])
 
 
+def given_starts(starts: Any, query: np.ndarray, query4: np.ndarray, key4: np.ndarray) -> Starts:
+    """Strips as the caller names them, all of them."""
+    n = query.shape[-2]
+    starts = _basis_rules.integers("starts", starts)
+    num_bases = np.asarray((starts < n).sum(axis=-1))
+    k = starts.shape[-1] if starts.ndim else 0
+    shape = np.broadcast_to(query4.dtype.type(0), (*query.shape[:-2], k, n))
+    _basis_rules.check_strips(starts, num_bases, shape, key4.shape[2])
+    lead = query4.shape[:2]
+    return Starts(starts.reshape(*lead, k), num_bases.reshape(lead), np.ones(lead, bool), False)
+
+
 def recover_basis(
-    query: np.ndarray,
-    key: np.ndarray,
+    query: Any,
+    key: Any,
     *,
+    starts: Any = None,
     scale: float | None = None,
     enable_gqa: bool = False,
     options: RecoverOptions | None = None,
@@ -177,6 +191,9 @@ def recover_basis(
         float32, float64, float16 or bfloat16 (the last two are computed in float32).
     key : ndarray, shape (..., n_kv, d)
         Same dtype. Keys past the last query row are seen by no query and not looked at.
+    starts : array_like of int, shape (..., k), optional
+        First columns of the strips of each head, increasing and padded with n: kernels are formed
+        for these, and nothing is looked for. Arrays on a GPU need it.
     scale : float, optional
         Default ``1 / sqrt(d)``. The basis remembers it, see ``ConvBasis.scale``.
     enable_gqa : bool
@@ -187,7 +204,7 @@ def recover_basis(
 
     Returns
     -------
-    ConvBasis
+    ConvBasis, or GpuBasis for arrays on a GPU
         With ``num_columns = min(n, n_kv)``. ``complete`` is False for a head whose data shows more
         strips than allowed; its last strip then stands for all columns that follow.
 
@@ -212,6 +229,19 @@ def recover_basis(
     True
     """
     name = "recover_basis"
+    if starts is not None and options is not None:
+        raise _validate.wrong(
+            name, "options", "is given together with starts", "one of the two", "both"
+        )
+    if any_on_device(query, key):
+        return _on_gpu.recover_basis(
+            query,
+            key,
+            starts=starts,
+            scale=scale,
+            enable_gqa=enable_gqa,
+            num_threads=num_threads,
+        )
     query = _validate.float_array(name, "query", query, min_ndim=2)
     key = _validate.float_array(name, "key", key, min_ndim=2)
     _validate.same_dtype(name, "key", key, "query", query.dtype)
@@ -223,7 +253,10 @@ def recover_basis(
     query4, key4 = _layout.operand(query), _layout.operand(key)
     key4 = key4[:, :, : query4.shape[2]]
 
-    found = find_starts(query4, key4, query.shape[-1], scale, options, threads)
+    if starts is None:
+        found = find_starts(query4, key4, query.shape[-1], scale, options, threads)
+    else:
+        found = given_starts(starts, query, query4, key4)
     if not found.seen_finite:
         _validate.finite(name, [("query", query4), ("key", key4)], threads)
     strips = form_strips(query4, key4, found, np.ones_like(found.complete), scale, threads, name)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from . import _core, _layout, _validate
+from . import _basis_rules, _core, _layout, _on_gpu, _validate
+from ._device_arrays import any_on_device
 from .basis import ConvBasis, Strips
 
 
 def conv_matmul(
     basis: ConvBasis,
-    x: np.ndarray,
+    x: Any,
     *,
     transpose: bool = False,
-    out: np.ndarray | None = None,
+    out: Any = None,
     num_threads: int | None = None,
-) -> np.ndarray:
+) -> Any:
     """``H @ x``, or ``H.T @ x``, for the matrices of a basis.
 
     Parameters
@@ -24,7 +27,8 @@ def conv_matmul(
         Matrices of shape (..., n, num_columns).
     x : ndarray, shape (..., num_columns, channels) or (..., num_columns)
         n instead of num_columns with `transpose`. Leading dimensions as those of the basis. The
-        basis must be in its computing type: float64 for float64, float32 for all others.
+        basis must be in its computing type: float64 for float64, float32 for all others. On a
+        GPU with a `GpuBasis`, where nothing looks for NaN or infinity.
     transpose : bool
         Multiply by the transposed matrices.
     out : ndarray, optional
@@ -57,6 +61,8 @@ def conv_matmul(
     array([1., 5.])
     """
     name = "conv_matmul"
+    if any_on_device(x):
+        return _on_gpu.conv_matmul(basis, x, transpose=transpose, out=out, num_threads=num_threads)
     if not isinstance(basis, ConvBasis):
         raise _validate.wrong(
             name, "basis", "has the wrong type", "ConvBasis", type(basis).__name__, TypeError
@@ -71,23 +77,19 @@ def conv_matmul(
             x.dtype,
             TypeError,
         )
-    rows, columns = basis.shape[-2:]
-    given, made = (rows, columns) if transpose else (columns, rows)
-    depth = len(basis.lead) + 1
-    if x.shape[:depth] != (*basis.lead, given) or x.ndim > depth + 1:
-        raise _validate.wrong(
-            name,
-            "x",
-            "does not match basis",
-            f"shape {(*basis.lead, given)} or {(*basis.lead, given, 'channels')}",
-            f"shape {x.shape}",
-        )
     transpose = _validate.flag(name, "transpose", transpose)
-    shape = (*basis.lead, made, *x.shape[depth:])
+    shape = _basis_rules.product_shape(name, basis, x.shape, transpose)
     _validate.output(name, out, shape, x.dtype, [("x", x)])
     threads = _validate.threads(name, num_threads)
     return multiply(
-        name, basis.strips(), x, out, shape, transpose, threads, is_vector=x.ndim == depth
+        name,
+        basis.strips(),
+        x,
+        out,
+        shape,
+        transpose,
+        threads,
+        is_vector=x.ndim == len(basis.lead) + 1,
     )
 
 

@@ -25,6 +25,7 @@ def test_the_public_names():
         "CalibratedReport",
         "ConvBasis",
         "CostModel",
+        "GpuBasis",
         "PolynomialBackwardReport",
         "PolynomialReport",
         "RecoverOptions",

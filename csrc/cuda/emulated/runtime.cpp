@@ -17,6 +17,7 @@ namespace cuda {
 
 std::string why_unavailable() { return ""; }
 int device_count() noexcept { return 1; }
+int device_of(const void*) { return 0; }
 DeviceInfo device_info(int device) {
   if (device != 0) throw_backend("cudaGetDeviceProperties()", "invalid device ordinal");
   return {"emulated", 0, 0, 1, 0};

@@ -20,6 +20,9 @@ namespace cuda {
 /// GPUs that this process may use; 0 when there is none, whatever the reason.
 [[nodiscard]] int device_count() noexcept;
 
+/// The device that an address belongs to. Throws BackendError when it is no memory of one.
+[[nodiscard]] int device_of(const void* address);
+
 struct DeviceInfo {
   std::string name;
   int major = 0, minor = 0;  ///< compute capability

@@ -6,6 +6,7 @@
 #include "convbasis/error.h"
 #include "cuda/element.h"
 #include "cuda/gemm.h"
+#include "cuda/library.h"
 #include "device_arrays.h"
 
 using namespace convbasis;
@@ -106,4 +107,17 @@ TEST(a_device_that_is_not_there_is_an_error) {
   CHECK(!device_info(0).name.empty());
   CHECK_THROWS(device_info(1000), BackendError, "[cuda] cudaGetDeviceProperties: invalid device");
   CHECK_THROWS(DeviceGuard(1000), BackendError, "[cuda] cudaSetDevice: invalid device");
+}
+
+TEST(a_library_is_loaded_when_it_is_needed) {
+  Library math("libm.so.6");
+  CHECK(math.why_missing().empty());
+  const auto root = reinterpret_cast<double (*)(double)>(math.function("sqrt"));
+  CHECK(root(9.0) == 3.0);
+  CHECK_THROWS(math.function("cufftCreate"), BackendError, "libm.so.6 has no function cufftCreate");
+
+  Library missing("libconvbasis-nowhere.so.12");
+  CHECK(missing.why_missing().find("pip install 'convbasis[cuda13]'") != std::string::npos);
+  CHECK_THROWS(missing.function("cufftCreate"), BackendError,
+               "[cuda] libconvbasis-nowhere.so.12 cannot be loaded (");
 }

@@ -1,0 +1,140 @@
+#include <algorithm>
+#include <type_traits>
+
+#include "bindings/ndarray.h"
+#include "convbasis/cuda.h"
+#include "convbasis/device.h"
+
+namespace convbasis::bindings {
+namespace {
+
+/// An array on a device: address, shape, strides in elements, name of the dtype.
+using DeviceTuple =
+    std::tuple<std::uintptr_t, std::vector<index_t>, std::vector<index_t>, std::string>;
+/// starts and num_bases on the host, kernels on the device, num_columns
+using DeviceBasis = std::tuple<py::array, py::array, DeviceTuple, index_t>;
+/// device, cudaStream_t
+using StreamTuple = std::tuple<int, std::uintptr_t>;
+
+/// The dtype of elements of type E, const or not.
+template <class E>
+constexpr const char* name_of() {
+  using T = std::remove_const_t<E>;
+  if constexpr (std::is_same_v<T, float>) return "float32";
+  if constexpr (std::is_same_v<T, double>) return "float64";
+  if constexpr (std::is_same_v<T, Float16>) return "float16";
+  if constexpr (std::is_same_v<T, BFloat16>) return "bfloat16";
+}
+
+template <class E, int N>
+View<E, N> device_view(const DeviceTuple& array, const char* name) {
+  const auto& [address, shape, strides, dtype] = array;
+  if (dtype != name_of<E>())
+    throw py::type_error("[_core] " + std::string(name) + " has dtype " + dtype + "; expected " +
+                         name_of<E>());
+  if (shape.size() != N || strides.size() != N)
+    throw InvalidArgument("[_core] " + std::string(name) + " has " + std::to_string(shape.size()) +
+                          " dimensions; expected " + std::to_string(N));
+  View<E, N> view{reinterpret_cast<E*>(address), {}, {}};
+  std::copy(shape.begin(), shape.end(), view.shape.begin());
+  std::copy(strides.begin(), strides.end(), view.strides.begin());
+  if (view.size() > 0 && address % alignof(E) != 0)
+    throw InvalidArgument("[_core] " + std::string(name) + " is not aligned to its elements");
+  return view;
+}
+
+template <class E, int N>
+View<E, N> optional_view(const std::optional<DeviceTuple>& array, const char* name) {
+  return array ? device_view<E, N>(*array, name) : View<E, N>{};
+}
+
+template <class T>
+BasisView<T> device_basis(const DeviceBasis& basis) {
+  const auto& [starts, num_bases, kernels, num_columns] = basis;
+  return {input<index_t, 3>(starts, "starts"), input<index_t, 2>(num_bases, "num_bases"),
+          device_view<T, 4>(kernels, "kernels"), num_columns};
+}
+
+cuda::Stream stream_of(const StreamTuple& stream) {
+  return {std::get<0>(stream), reinterpret_cast<void*>(std::get<1>(stream))};
+}
+
+/// Calls f(E()) with the type of the elements.
+template <class F>
+void dispatch_device(const DeviceTuple& array, const char* name, F&& f) {
+  const std::string& dtype = std::get<3>(array);
+  if (dtype == name_of<float>()) return f(float());
+  if (dtype == name_of<double>()) return f(double());
+  if (dtype == name_of<Float16>()) return f(Float16());
+  if (dtype == name_of<BFloat16>()) return f(BFloat16());
+  throw py::type_error("[_core] " + std::string(name) + " has dtype " + dtype +
+                       "; expected float32, float64, float16 or bfloat16");
+}
+
+void matmul(const DeviceBasis& basis, const DeviceTuple& x, const DeviceTuple& out, bool transpose,
+            const StreamTuple& stream) {
+  dispatch_device(x, "x", [&]<class E>(E) {
+    const auto matrices = device_basis<cuda::Compute<E>>(basis);
+    const auto in = device_view<const E, 4>(x, "x");
+    const auto y = device_view<E, 4>(out, "out");
+    const py::gil_scoped_release nogil;
+    cuda::conv_matmul<E>(matrices, in, y, transpose, stream_of(stream));
+  });
+}
+
+void sums_of(const DeviceBasis& basis, const DeviceTuple& out, const StreamTuple& stream) {
+  const auto sums = [&]<class T>(T) {
+    const auto matrices = device_basis<T>(basis);
+    const auto y = device_view<T, 3>(out, "out");
+    const py::gil_scoped_release nogil;
+    cuda::row_sums<T>(matrices, y, stream_of(stream));
+  };
+  std::get<3>(out) == name_of<double>() ? sums(double()) : sums(float());
+}
+
+void fill_kernels(const DeviceTuple& query, const DeviceTuple& key, const py::array& starts,
+                  const py::array& num_bases, const DeviceTuple& kernels, double scale,
+                  const StreamTuple& stream) {
+  dispatch_device(query, "query", [&]<class E>(E) {
+    const auto q = device_view<const E, 4>(query, "query");
+    const auto k = device_view<const E, 4>(key, "key");
+    const auto s = input<index_t, 3>(starts, "starts");
+    const auto counts = input<index_t, 2>(num_bases, "num_bases");
+    const auto to = device_view<cuda::Compute<E>, 4>(kernels, "kernels");
+    const py::gil_scoped_release nogil;
+    cuda::recover_kernels<E>(q, k, s, counts, scale, to, stream_of(stream));
+  });
+}
+
+void attend(const DeviceBasis& lower, const DeviceTuple& value, const DeviceTuple& out,
+            const std::optional<DeviceTuple>& lse, const StreamTuple& stream) {
+  dispatch_device(value, "value", [&]<class E>(E) {
+    const auto logits = device_basis<cuda::Compute<E>>(lower);
+    const auto v = device_view<const E, 4>(value, "value");
+    const auto y = device_view<E, 4>(out, "out");
+    const auto l = optional_view<cuda::Compute<E>, 3>(lse, "lse");
+    const py::gil_scoped_release nogil;
+    cuda::conv_attention<E>(logits, v, y, l, {}, stream_of(stream));
+  });
+}
+
+int device_of(std::uintptr_t address) {
+  return cuda::device_of(reinterpret_cast<const void*>(address));
+}
+
+}  // namespace
+
+void register_cuda(py::module_& module) {
+  using py::arg;
+  module.def("cuda_why_unavailable", &cuda::why_unavailable);
+  module.def("cuda_device_of", &device_of, arg("address"));
+  module.def("cuda_conv_matmul", &matmul, arg("basis"), arg("x"), arg("out"), arg("transpose"),
+             arg("stream"));
+  module.def("cuda_row_sums", &sums_of, arg("basis"), arg("out"), arg("stream"));
+  module.def("cuda_recover_kernels", &fill_kernels, arg("query"), arg("key"), arg("starts"),
+             arg("num_bases"), arg("kernels"), arg("scale"), arg("stream"));
+  module.def("cuda_conv_attention", &attend, arg("lower"), arg("value"), arg("out"),
+             arg("lse").none(true), arg("stream"));
+}
+
+}  // namespace convbasis::bindings

@@ -1,0 +1,106 @@
+"""Stages of arrays on a GPU, against the CPU's."""
+
+import numpy as np
+import pytest
+
+import convbasis as cb
+
+TOLERANCE = {np.float64: 1e-12, np.float32: 2e-5, np.float16: 4e-3}
+
+
+def on_gpu(backend, basis):
+    return cb.GpuBasis(
+        basis.starts,
+        basis.num_bases,
+        backend.put(basis.kernels),
+        num_columns=basis.num_columns,
+    )
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("transpose", [False, True])
+@pytest.mark.parametrize(
+    ("n", "columns", "lead"), [(1, 1, ()), (33, 33, (3,)), (130, 97, (2, 3)), (700, 700, ())]
+)
+def test_products_are_those_of_the_cpu(
+    backend, random_basis, row_error, n, columns, lead, transpose, dtype
+):
+    compute = np.float64 if dtype == np.float64 else np.float32
+    basis = random_basis(n, 4, lead=lead, num_columns=columns, dtype=compute)
+    x = np.random.default_rng(1).normal(size=(*lead, n if transpose else columns, 5)).astype(dtype)
+    got = cb.conv_matmul(on_gpu(backend, basis), backend.put(x), transpose=transpose)
+    assert isinstance(got, backend.ndarray)
+    want = cb.conv_matmul(basis, x, transpose=transpose)
+    assert backend.get(got).dtype == dtype
+    assert row_error(backend.get(got), want) < TOLERANCE[dtype]
+
+
+def test_vectors_and_row_sums(backend, random_basis, row_error):
+    basis = random_basis(65, 5, lead=(2,))
+    x = np.random.default_rng(2).normal(size=(2, 65))
+    got = cb.conv_matmul(on_gpu(backend, basis), backend.put(x))
+    assert row_error(backend.get(got), cb.conv_matmul(basis, x)) < 1e-12
+    sums = on_gpu(backend, basis).row_sums()
+    assert row_error(backend.get(sums), basis.row_sums()) < 1e-12
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(("kv_heads", "n_kv"), [(4, 130), (2, 130), (1, 200), (4, 70)])
+def test_attention_is_that_of_the_cpu(backend, qkv, row_error, dtype, kv_heads, n_kv):
+    """Kernels of given starts, then attention through them, with grouped heads and odd lengths."""
+    n, heads = 130, 4
+    host = qkv(n, lead=(2, heads), n_kv=n_kv, kv_heads=kv_heads, value_dim=5, dtype=dtype)
+    starts = np.broadcast_to([0, 17, 64, n], (2, heads, 4))
+    call = {"enable_gqa": kv_heads != heads, "scale": 0.3}
+    basis = cb.recover_basis(*host[:2], starts=starts, **call)
+    query, key, value = (backend.put(array) for array in host)
+    on_device = cb.recover_basis(query, key, starts=starts, **call)
+    assert isinstance(on_device, cb.GpuBasis)
+    assert on_device.shape == basis.shape == (2, heads, n, min(n, n_kv))
+    assert np.array_equal(on_device.num_bases, basis.num_bases)
+    assert on_device.scale == basis.scale
+    kernels = backend.get(on_device.kernels)[..., :3, :]
+    assert row_error(kernels, basis.kernels[..., :3, :]) < TOLERANCE[dtype]
+
+    got, lse = cb.conv_attention(
+        query, key, value, is_causal=True, basis=on_device, return_lse=True, **call
+    )
+    want, expected = cb.conv_attention(*host, is_causal=True, basis=basis, return_lse=True, **call)
+    assert isinstance(got, backend.ndarray)
+    assert isinstance(lse, backend.ndarray)
+    assert row_error(backend.get(got), want) < TOLERANCE[dtype]
+    assert row_error(backend.get(lse)[..., None], expected[..., None]) < 10 * TOLERANCE[dtype]
+
+
+def test_out_is_written_in_place(backend, qkv, row_error):
+    host = qkv(40, lead=(3,))
+    query, key, value = (backend.put(array) for array in host)
+    starts = np.tile([0, 9], (3, 1))
+    basis = cb.recover_basis(query, key, starts=starts)
+    out = backend.put(np.zeros((3, 40, 8)))
+    result = cb.conv_attention(query, key, value, is_causal=True, basis=basis, out=out)
+    assert result is out
+    of_host = cb.recover_basis(*host[:2], starts=starts)
+    want = cb.conv_attention(*host, is_causal=True, basis=of_host)
+    assert row_error(backend.get(out), want) < 1e-12
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 8, 4), (2, 0, 8, 4), (2, 3, 0, 4)])
+def test_empty_arrays(backend, shape):
+    x = backend.put(np.zeros(shape))
+    basis = cb.GpuBasis(
+        np.zeros((*shape[:2], 0), int),
+        np.zeros(shape[:2], int),
+        backend.put(np.zeros((*shape[:2], 0, shape[2]))),
+    )
+    assert backend.get(cb.conv_matmul(basis, x)).shape == shape
+
+
+def test_arrays_with_strides_are_read_in_place(emulated, library, random_basis, row_error):
+    backend = library()
+    basis = random_basis(50, 3, lead=(2, 3))
+    wide = np.random.default_rng(3).normal(size=(2, 50, 3, 14))
+    x = wide.transpose(0, 2, 1, 3)[..., ::-2]  # heads after seq, every other channel, reversed
+    out = np.full((2, 50, 3, 7), np.nan).transpose(0, 2, 1, 3)
+    cb.conv_matmul(on_gpu(backend, basis), backend.put(x), out=backend.put(out))
+    assert row_error(out, cb.conv_matmul(basis, x)) < 1e-12
