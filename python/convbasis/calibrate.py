@@ -16,9 +16,11 @@ class CalibrateOptions:
 
     Logits of trained models are seldom strips: they depend on what is at a position. So some keys
     are taken exactly by every query, and the others together by one convolution of weighted values:
-    row i gives key j the weight ``alpha_i tau[i - j] beta_j``. Keys taken exactly are the nearest
-    ones, the first ones (*sinks*), those which receive the most attention (*heavy*), and, for heads
-    that look things up, some blocks of keys chosen for each block of 64 queries by its mean query.
+    row i gives key j the weight ``alpha_i tau[I - J] beta_j``, with I and J the blocks of 64 that
+    they are in. Keys taken exactly are the nearest ones, the first ones (*sinks*), those which
+    receive the most attention (*heavy*), those at distances that stand out (*single lags*), and,
+    for heads that look things up, some blocks of keys chosen for each block of 64 queries by its
+    mean query.
     How many of these a head needs, and whether the convolution helps it, is found out on sample
     rows; other rows judge the result.
 
@@ -31,8 +33,9 @@ class CalibrateOptions:
     heavy_keys : int
         Keys with the most attention from the sample rows, taken exactly.
     retrieval_blocks : int
-        Blocks of 64 keys that a block of 64 queries takes exactly, at most. Without a `tol` as many
-        are taken; with one, the fewest of 0, 1, 2, 4, ... that seem to bring it.
+        Blocks of 64 keys that blocks of 64 queries take exactly, at most: in the mean, one of them
+        up to four times as many. Without a `tol` as many are taken; with one, the fewest of 0, 1,
+        2, 4, ... that seem to bring it.
     sample_rows : int
         Rows of exact attention that the weights are fitted to; fewer below 32 times as many rows.
     sample_keys : int
@@ -49,9 +52,9 @@ class CalibrateOptions:
 
     Notes
     -----
-    O((window + sinks + heavy_keys + 64 retrieval_blocks + sample_keys) n d) a head, a convolution
-    of n rows, and exact attention of the sample rows and of one mean query for every 64:
-    ``O(sample_rows n d + n^2 d / 64)``.
+    O((window + sinks + heavy_keys + 64 retrieval_blocks + sample_keys) n d) a head, and exact
+    attention of the sample rows and of one mean query for every 64:
+    ``O(sample_rows n d + n^2 d / 64)``. The convolution, over blocks, is less than that.
 
     Not of a paper: this project's own extension of conv bases to content-dependent logits.
 
