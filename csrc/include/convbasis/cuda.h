@@ -12,13 +12,11 @@
 /// - Every View is of device memory, except starts and num_bases of a basis, which the schedule
 ///   needs, and which are host memory that may change as soon as the call returns.
 /// - Work is enqueued on the caller's stream. Nothing here but recover_starts waits for it, so
-/// errors
-///   of the device itself appear at the caller's next synchronisation. Scratch is taken from and
-///   given back to the device's memory pool in the order of the stream.
+///   errors of the device itself appear at the caller's next synchronisation. Scratch is taken from
+///   and given back to the device's memory pool in the order of the stream.
 /// - E is float, double, Float16 or BFloat16. Sums and kernels are double for double, else float.
 /// - Any other call may be captured into a CUDA graph after it has run once with the same sizes,
-/// which
-///   makes plans and handles. The graph then holds starts and num_bases as they were.
+///   which makes plans and handles. The graph then holds starts and num_bases as they were.
 /// - Throws InvalidArgument as on the CPU; BackendError when CUDA refuses something, or in a build
 ///   without CUDA.
 namespace convbasis::cuda {
