@@ -57,7 +57,7 @@ def test_without_a_tolerance_errors_are_told_too(content_heads):
 
 def test_blocks_judged_exact_are_exact(content_heads, row_error):
     n = 4133
-    arrays = content_heads(n, 8, kv_heads=4, seed=5)
+    arrays = content_heads(n, 8, kv_heads=4, seed=8)
     out, report = attend(arrays, tol=0.2)
     some = (report.blocks_exact > 0) & ~report.exact_mask
     assert some.any()
