@@ -11,7 +11,7 @@ namespace convbasis::cuda {
 template <class T, class Logits>
 struct AttendSingleRows {
   static constexpr int kThreads = 128, kRows = 32;
-  static constexpr std::size_t kSharedBytes = sizeof(double) * 2 * kThreads + sizeof(index_t) * 4;
+  static constexpr std::size_t kSharedBytes = sizeof(double) * 2 * kThreads + sizeof(index_t) * 5;
   struct Sums {
     double top, total, value;
   };
@@ -23,7 +23,7 @@ struct AttendSingleRows {
 
   CONVBASIS_DEVICE void operator()(Block<kThreads> block) const {
     // Looked up, as indices that are computed in the loops below would be divided for in 64 bits:
-    // the head, and where its arrays begin.
+    // where the arrays of the head begin, the head, and the first row.
     auto* begins = reinterpret_cast<index_t*>(block.shared + sizeof(double) * 2 * kThreads);
     const auto number = static_cast<std::uint32_t>(block.index);
     block.each(1, [&](int) {
@@ -32,9 +32,10 @@ struct AttendSingleRows {
       begins[1] = out.at(mine, 0, 0);
       begins[2] = lse.at(mine, 0, 0);
       begins[3] = mine;
+      begins[4] = index_t{number % tiles} * kRows;
     });
     const int head = static_cast<int>(begins[3]);
-    const index_t first = index_t{number % tiles} * kRows;
+    const index_t first = begins[4];
     for (index_t row = first; row < first + kRows && row < out.rows; ++row)
       if (flags[head * out.rows + row] != 0) attend(block, head, row);
   }
