@@ -31,7 +31,7 @@ class DeviceArray:
     """Where the elements of a caller's array lie."""
 
     owner: Any  # the caller's array
-    library: str  # whose type it is: torch, cupy, numba, ...
+    package: str  # whose type it is: torch, cupy, numba, ...
     address: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]  # in elements
@@ -65,7 +65,7 @@ class DeviceArray:
         return self.address + low * self.itemsize, self.address + (high + 1) * self.itemsize
 
     def __str__(self) -> str:
-        return f"{self.library} array of shape {self.shape} on cuda:{self.device}"
+        return f"{self.package} array of shape {self.shape} on cuda:{self.device}"
 
 
 def is_on_device(value: object) -> bool:

@@ -36,7 +36,7 @@ def alike(function: str, named: Sequence[tuple[str, DeviceArray]]) -> None:
     """Raise unless all arrays are of one library and on one device."""
     first = named[0][1]
     for name, array in named:
-        if array.library != first.library:
+        if array.package != first.package:
             raise wrong(
                 function, name, "is of another library", f"a {first}", f"a {array}", TypeError
             )
@@ -60,23 +60,23 @@ def stream_of(function: str, arrays: Sequence[DeviceArray]) -> tuple[int, int]:
 
 def empty(function: str, like: DeviceArray, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
     """A new array of the library and the device of `like`."""
-    library: Any = sys.modules.get(like.library)
+    package: Any = sys.modules.get(like.package)
     made: Any
-    if like.library == "torch":
-        made = library.empty(
-            shape, dtype=getattr(library, str(dtype)), device=f"cuda:{like.device}"
+    if like.package == "torch":
+        made = package.empty(
+            shape, dtype=getattr(package, str(dtype)), device=f"cuda:{like.device}"
         )
-    elif like.library == "cupy":
-        with library.cuda.Device(like.device):
-            made = library.empty(shape, dtype)
-    elif like.library == "numba":
-        with library.cuda.gpus[like.device]:
-            made = library.cuda.device_array(shape, dtype)
+    elif like.package == "cupy":
+        with package.cuda.Device(like.device):
+            made = package.empty(shape, dtype)
+    elif like.package == "numba":
+        with package.cuda.gpus[like.device]:
+            made = package.cuda.device_array(shape, dtype)
     else:
         raise wrong(
             function,
             "the result",
-            f"would be an array of {like.library}, which cannot be made here",
+            f"would be an array of {like.package}, which cannot be made here",
             "arrays of torch, CuPy or Numba",
             f"a {like}",
             NotImplementedError,
@@ -95,7 +95,7 @@ def output(
     if out is None:
         return empty(function, first, shape, first.dtype)
     array = usable(function, [("out", out)])[0]
-    if (array.library, array.device) != (first.library, first.device):
+    if (array.package, array.device) != (first.package, first.device):
         raise wrong(
             function, "out", "is of another kind than the inputs", f"a {first}", f"a {array}"
         )

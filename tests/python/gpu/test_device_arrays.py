@@ -94,7 +94,7 @@ def test_torch_tensors_name_their_current_stream(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", torch)
     tensor = Tensor()
     array = _device_arrays.device_array(NAME, "x", tensor)
-    assert (array.library, array.address, array.dtype) == ("torch", 4096, "bfloat16")
+    assert (array.package, array.address, array.dtype) == ("torch", 4096, "bfloat16")
     assert (array.device, array.stream, array.itemsize) == (1, 11, 2)
     tensor.requires_grad = True
     with pytest.raises(NotImplementedError, match=r"x requires a gradient, .*detach"):
