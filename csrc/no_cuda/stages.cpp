@@ -11,6 +11,9 @@ namespace {
 
 }  // namespace
 
+std::shared_ptr<void> make_memory(const Stream&, std::size_t) { refuse("make_memory"); }
+void order(const Stream&, void*) { refuse("order"); }
+
 template <class E>
 void conv_matmul(const BasisView<Compute<E>>&, View<const E, 4>, View<E, 4>, bool, const Stream&) {
   refuse("conv_matmul");

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _basis_rules, _core, _gpu_calls, _validate
+from . import _basis_rules, _core, _gpu_calls, _layout, _validate
 from ._device_arrays import DeviceArray, collapsed
 from ._validate import wrong
 from .gpu_basis import GpuBasis
@@ -62,7 +62,7 @@ def conv_matmul(basis: object, x: Any, *, transpose: object, out: Any, num_threa
         transpose,
         stream,
     )
-    return made.owner
+    return _gpu_calls.delivered(made)
 
 
 def recover_basis(
@@ -95,25 +95,20 @@ def recover_basis(
     columns = min(n, k.shape[-2])
     shape = (*q.shape[:-2], begin.shape[-1] if begin.ndim else 0, n)
     kernels = _gpu_calls.empty(name, q, shape, _gpu_calls.compute_dtype(q))
-    basis = GpuBasis(
-        begin,
-        np.asarray((begin < n).sum(axis=-1)),
-        kernels.owner,
-        num_columns=columns,
-        scale=factor,
-    )
+    counts = np.asarray((begin < n).sum(axis=-1))
+    _basis_rules.check_strips(begin, counts, kernels, columns)
     seen = k.with_axes((*k.shape[:-2], columns, k.shape[-1]), k.strides)
-    on_host = basis.on_device(name)
     _core.cuda_recover_kernels(
         collapsed(name, "query", q),
         collapsed(name, "key", seen),
-        on_host[0],
-        on_host[1],
-        on_host[2],
+        _layout.collapse(begin, 1),
+        _layout.collapse(counts, 0),
+        collapsed(name, "kernels", kernels),
         factor,
         _gpu_calls.stream_of(name, [q, k, kernels]),
     )
-    return basis
+    formed = _gpu_calls.delivered(kernels)
+    return GpuBasis(begin, counts, formed, num_columns=columns, scale=factor)
 
 
 def conv_attention(
@@ -181,4 +176,5 @@ def conv_attention(
         None if lse is None else collapsed(name, "lse", lse, 1),
         _gpu_calls.stream_of(name, [q, k, v, kernels, made]),
     )
-    return made.owner if lse is None else (made.owner, lse.owner)
+    result = _gpu_calls.delivered(made)
+    return result if lse is None else (result, _gpu_calls.delivered(lse))

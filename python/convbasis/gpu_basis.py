@@ -107,7 +107,7 @@ class GpuBasis(ConvBasis):
         sums = _gpu_calls.empty(function, kernels, self.shape[:-1], self.dtype)
         stream = _gpu_calls.stream_of(function, [kernels, sums])
         _core.cuda_row_sums(self.on_device(function), collapsed(function, "out", sums, 1), stream)
-        return sums.owner
+        return _gpu_calls.delivered(sums)
 
     def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise _validate.wrong(

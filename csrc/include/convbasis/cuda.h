@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstddef>
+#include <memory>
 #include <span>
 #include <type_traits>
 
@@ -26,6 +28,12 @@ struct Stream {
   int device = 0;
   void* stream = nullptr;
 };
+
+/// Uninitialised memory of a device, given back in the order of the stream by its last owner.
+[[nodiscard]] std::shared_ptr<void> make_memory(const Stream& stream, std::size_t bytes);
+
+/// What is enqueued on `then`, a cudaStream_t, from now on waits for what is on `first` by now.
+void order(const Stream& first, void* then);
 
 /// What elements of type E are computed in.
 template <class E>

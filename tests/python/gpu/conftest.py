@@ -91,7 +91,7 @@ def emulated(monkeypatch):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     for name in dir(module):
-        if name.startswith("cuda_"):
+        if name.startswith("cuda_") or name == "DeviceMemory":
             monkeypatch.setattr(_core, name, getattr(module, name))
 
 

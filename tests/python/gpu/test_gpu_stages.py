@@ -1,9 +1,14 @@
 """Stages of arrays on a GPU, against the CPU's."""
 
+import ctypes
+import sys
+import types
+
 import numpy as np
 import pytest
 
 import convbasis as cb
+from convbasis import _device_arrays
 
 TOLERANCE = {np.float64: 1e-12, np.float32: 2e-5, np.float16: 4e-3}
 
@@ -104,3 +109,40 @@ def test_arrays_with_strides_are_read_in_place(emulated, library, random_basis, 
     out = np.full((2, 50, 3, 7), np.nan).transpose(0, 2, 1, 3)
     cb.conv_matmul(on_gpu(backend, basis), backend.put(x), out=backend.put(out))
     assert row_error(out, cb.conv_matmul(basis, x)) < 1e-12
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_arrays_that_cannot_be_written_come_back_by_dlpack(
+    emulated, dlpack_array, monkeypatch, random_basis, row_error, dtype
+):
+    taken = []
+
+    class Immutable(dlpack_array):
+        """As JAX has them: read by DLPack, made of memory that is taken over by it."""
+
+        def __init__(self, source):
+            self.source = source
+            super().__init__(source)
+
+        def __dlpack__(self, stream=None):
+            return self.source.__dlpack__(stream=stream)
+
+    def from_dlpack(memory):
+        assert memory.__dlpack_device__() == (2, 0)
+        taken.append(memory)
+        return Immutable(memory)
+
+    monkeypatch.setitem(sys.modules, "jax", types.SimpleNamespace(from_dlpack=from_dlpack))
+    Immutable.__module__ = dlpack_array.__module__ = "jax"
+    basis = random_basis(40, 3, dtype=np.dtype(dtype))
+    x = np.random.default_rng(4).normal(size=(40, 5)).astype(dtype)
+    matrices = cb.GpuBasis(basis.starts, basis.num_bases, dlpack_array(basis.kernels.copy()))
+    got = cb.conv_matmul(matrices, dlpack_array(x))
+    assert isinstance(got, Immutable)
+    where = _device_arrays.device_array("test", "got", got)
+    assert (where.shape, where.dtype, where.address) == ((40, 5), dtype, taken[0].address())
+    memory = (ctypes.c_char * (x.itemsize * x.size)).from_address(where.address)
+    assert row_error(np.frombuffer(memory, dtype).reshape(40, 5), cb.conv_matmul(basis, x)) < 2e-5
+    for named in ({"copy": True}, {"dl_device": (1, 0)}):
+        with pytest.raises(BufferError, match=next(iter(named))):
+            taken[0].__dlpack__(**named)
