@@ -66,9 +66,7 @@ def empty(function: str, like: DeviceArray, shape: tuple[int, ...], dtype: Any) 
     package: Any = sys.modules.get(like.package)
     made: Any
     if like.package == "torch":
-        made = package.empty(
-            shape, dtype=getattr(package, str(dtype)), device=f"cuda:{like.device}"
-        )
+        made = package.empty(shape, dtype=getattr(package, str(dtype)), device=like.owner.device)
     elif like.package == "cupy":
         with package.cuda.Device(like.device):
             made = package.empty(shape, dtype)

@@ -11,8 +11,9 @@ import numpy as np
 from . import _validate
 from ._layout import AttentionInputs
 from ._settings import ConvSettings
+from ._starts import Starts
 from .basis import ConvBasis, Strips
-from .recover import RecoverOptions, Starts, find_starts, form_strips
+from .recover import RecoverOptions, find_starts, form_strips
 from .report import Stopwatch
 
 
