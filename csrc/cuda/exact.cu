@@ -1,5 +1,4 @@
 #include "core/buffer.h"
-#include "core/shape.h"
 #include "cuda/buffer.h"
 #include "cuda/online_softmax.h"
 
@@ -95,22 +94,19 @@ void exact_attention(View<const E, 4> query, View<const E, 4> key, View<const E,
   using T = Compute<E>;
   constexpr const char* kName = "exact_attention";
   require_attention(kName, query, key, value);
-  const auto [batch, query_heads, n, head_dim] = query.shape;
+  const index_t batch = query.shape[0], query_heads = query.shape[1], n = query.shape[2];
   require_shape(kName, "out", out.shape, {batch, query_heads, n, value.shape[3]},
                 "to match query and value");
   if (lse.data != nullptr)
     require_shape(kName, "lse", lse.shape, {batch, query_heads, n}, "to match query");
   const HeadList list(kName, heads, batch * query_heads);
-  require(std::holds_alternative<std::monostate>(options.mask), kName,
-          "mask is given; expected none: on a GPU, is_causal alone hides keys");
+  const OnlineSoftmax<T> softmax = softmax_of<E>(kName, query, key, options);
   if (batch * query_heads * n == 0) return;
 
   const DeviceGuard guard(stream.device);
   const std::vector<std::int32_t> numbers(heads.begin(), heads.end());
   const DeviceBuffer<std::int32_t> listed = upload<std::int32_t>(stream, numbers);
   const auto of = [&](const auto& view) { return array_of(view, query_heads); };
-  const OnlineSoftmax<T> softmax{of(query), of(key), static_cast<T>(scale_of(options, head_dim)),
-                                 options.is_causal};
   const Array<T> sums = column_of(lse, query_heads);
   // Logits are formed once for all channels of a thread block; registers hold 128 floats' worth.
   if (sizeof(T) == 4 && value.shape[3] > kTile) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "core/shape.h"
 #include "cuda/numeric.h"
 #include "cuda/row_tiles.h"
 
@@ -85,5 +86,17 @@ struct OnlineSoftmax {
     });
   }
 };
+
+/// As an attention call has it. Throws InvalidArgument when it has a mask.
+template <class E>
+[[nodiscard]] OnlineSoftmax<Compute<E>> softmax_of(const char* function,
+                                                   const View<const E, 4>& query,
+                                                   const View<const E, 4>& key,
+                                                   const AttentionOptions& options) {
+  require(std::holds_alternative<std::monostate>(options.mask), function,
+          "mask is given; expected none: on a GPU, is_causal alone hides keys");
+  return {array_of(query, query.shape[1]), array_of(key, query.shape[1]),
+          static_cast<Compute<E>>(scale_of(options, query.shape[3])), options.is_causal};
+}
 
 }  // namespace convbasis::cuda
