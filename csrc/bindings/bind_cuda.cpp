@@ -151,6 +151,27 @@ void attend_exactly(const DeviceTuple& query, const DeviceTuple& key, const Devi
   });
 }
 
+void differentiate_exactly(const DeviceTuple& query, const DeviceTuple& key,
+                           const DeviceTuple& value, const DeviceTuple& grad_output,
+                           const DeviceTuple& grad_query, const DeviceTuple& grad_key,
+                           const DeviceTuple& grad_value, double scale, bool is_causal,
+                           const Heads& heads, const StreamTuple& stream) {
+  if (heads && heads->size() == 0) return;
+  const AttentionOptions options{.scale = scale, .is_causal = is_causal};
+  dispatch_device(query, "query", [&]<class E>(E) {
+    const auto q = device_view<const E, 4>(query, "query");
+    const auto k = device_view<const E, 4>(key, "key");
+    const auto v = device_view<const E, 4>(value, "value");
+    const auto dy = device_view<const E, 4>(grad_output, "grad_output");
+    const auto dq = device_view<E, 4>(grad_query, "grad_query");
+    const auto dk = device_view<E, 4>(grad_key, "grad_key");
+    const auto dv = device_view<E, 4>(grad_value, "grad_value");
+    const py::gil_scoped_release nogil;
+    cuda::exact_attention_backward<E>(q, k, v, dy, dq, dk, dv, options, listed(heads),
+                                      stream_of(stream));
+  });
+}
+
 int device_of(std::uintptr_t address) {
   return cuda::device_of(reinterpret_cast<const void*>(address));
 }
@@ -174,6 +195,10 @@ void register_cuda(py::module_& module) {
   module.def("cuda_exact_attention", &attend_exactly, arg("query"), arg("key"), arg("value"),
              arg("out"), arg("lse").none(true), arg("scale"), arg("is_causal"),
              arg("heads").none(true), arg("stream"));
+  module.def("cuda_exact_attention_backward", &differentiate_exactly, arg("query"), arg("key"),
+             arg("value"), arg("grad_output"), arg("grad_query"), arg("grad_key"),
+             arg("grad_value"), arg("scale"), arg("is_causal"), arg("heads").none(true),
+             arg("stream"));
 }
 
 }  // namespace convbasis::bindings

@@ -102,7 +102,7 @@ template <class E>
   array.data = const_cast<Value*>(view.data);
   array.element = element_of<Value>;
   array.heads = heads;
-  array.group = heads / view.shape[1];
+  array.group = view.shape[1] > 0 ? heads / view.shape[1] : 1;
   array.rows = view.shape[2];
   array.channels = view.shape[3];
   for (int axis = 0; axis < 4; ++axis)

@@ -24,9 +24,7 @@ struct RunTotals {
     const index_t strip_index = block.index / runs;
     const int head = static_cast<int>(strip_index / strips.most);
     const int strip = static_cast<int>(strip_index % strips.most);
-    const bool used = strip < strips.counts[head];
-    const index_t lags = used ? strips.rows - strips.begin(head, strip) : 0;
-    const index_t first = block.index % runs * kRun;
+    const index_t first = block.index % runs * kRun, lags = strips.lags(head, strip);
     const T* kernel = strips.kernel(head, strip);
     block.each(kThreads, [&](int t) {
       double sum = 0;

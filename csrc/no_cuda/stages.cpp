@@ -49,6 +49,13 @@ void exact_attention(View<const E, 4>, View<const E, 4>, View<const E, 4>, View<
   refuse("exact_attention");
 }
 
+template <class E>
+void exact_attention_backward(View<const E, 4>, View<const E, 4>, View<const E, 4>,
+                              View<const E, 4>, View<E, 4>, View<E, 4>, View<E, 4>,
+                              const AttentionOptions&, std::span<const index_t>, const Stream&) {
+  refuse("exact_attention_backward");
+}
+
 #define CONVBASIS_INSTANTIATE(E)                                                                  \
   template void conv_matmul(const BasisView<Compute<E>>&, View<const E, 4>, View<E, 4>, bool,     \
                             const Stream&);                                                       \
@@ -61,7 +68,10 @@ void exact_attention(View<const E, 4>, View<const E, 4>, View<const E, 4>, View<
                                       const RecoverOptions&, const Stream&);                      \
   template void exact_attention(View<const E, 4>, View<const E, 4>, View<const E, 4>, View<E, 4>, \
                                 View<Compute<E>, 3>, const AttentionOptions&,                     \
-                                std::span<const index_t>, const Stream&);
+                                std::span<const index_t>, const Stream&);                         \
+  template void exact_attention_backward(                                                         \
+      View<const E, 4>, View<const E, 4>, View<const E, 4>, View<const E, 4>, View<E, 4>,         \
+      View<E, 4>, View<E, 4>, const AttentionOptions&, std::span<const index_t>, const Stream&);
 CONVBASIS_INSTANTIATE(float)
 CONVBASIS_INSTANTIATE(double)
 CONVBASIS_INSTANTIATE(Float16)

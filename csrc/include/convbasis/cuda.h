@@ -87,4 +87,17 @@ void exact_attention(View<const E, 4> query, View<const E, 4> key, View<const E,
                      View<E, 4> out, View<Compute<E>, 3> lse, const AttentionOptions& options,
                      std::span<const index_t> heads, const Stream& stream);
 
+/// Gradients of exact_attention; see backward.h. options.mask and `heads` as above.
+///
+/// Weights are formed again tile by tile, once for the rows' sums and once for each gradient:
+/// scratch is three numbers a query row. Every sum has one order, so that results repeat to the
+/// last bit. Where a logit overflows, the gradients by its row and by the keys that it sees become
+/// NaN, where the CPU throws. O(n m d) a head.
+template <class E>
+void exact_attention_backward(View<const E, 4> query, View<const E, 4> key, View<const E, 4> value,
+                              View<const E, 4> grad_output, View<E, 4> grad_query,
+                              View<E, 4> grad_key, View<E, 4> grad_value,
+                              const AttentionOptions& options, std::span<const index_t> heads,
+                              const Stream& stream);
+
 }  // namespace convbasis::cuda
