@@ -67,7 +67,7 @@ template <class T>
 class LevelRun {
  public:
   LevelRun(const Strips<T>& strips, const LevelPlan& plan, bool transpose, const Stream& stream,
-           const RoundingErrors* rounding)
+           std::span<const RoundingErrors> rounding)
       : plan_(plan),
         transpose_(transpose),
         stream_(stream),
@@ -81,9 +81,9 @@ class LevelRun {
            GatherWindows<T>{strips.table, windows.data(), windows.size(), values.data()});
     weights_ = DeviceBuffer<Complex<T>>(stream, frequencies() * windows.size());
     transform(stream, length_, windows.size(), values.data(), weights_.data());
-    if (rounding != nullptr)
+    for (const RoundingErrors& errors : rounding)
       add_rounding(strips, plan, windows.data(), inputs_.data(), outputs_.data(), tiles_.data(),
-                   *rounding, stream);
+                   errors, stream);
   }
 
   void run(const Chunk& chunk, index_t channel, index_t width, const Array<T>& x,
@@ -130,7 +130,7 @@ class LevelRun {
 template <class T>
 void add_level(const Strips<T>& strips, const Level& level, bool transpose, const Array<T>& x,
                const Array<T>& y, index_t workspace, const Stream& stream,
-               const RoundingErrors* rounding) {
+               std::span<const RoundingErrors> rounding) {
   for (const LevelPlan& plan : plan_level(strips.layouts, level, transpose, x.channels,
                                           static_cast<index_t>(sizeof(T)), workspace)) {
     const LevelRun<T> run(strips, plan, transpose, stream, rounding);
@@ -142,7 +142,7 @@ void add_level(const Strips<T>& strips, const Level& level, bool transpose, cons
 
 #define CONVBASIS_INSTANTIATE(T)                                                                  \
   template void add_level(const Strips<T>&, const Level&, bool, const Array<T>&, const Array<T>&, \
-                          index_t, const Stream&, const RoundingErrors*);
+                          index_t, const Stream&, std::span<const RoundingErrors>);
 CONVBASIS_INSTANTIATE(float)
 CONVBASIS_INSTANTIATE(double)
 #undef CONVBASIS_INSTANTIATE
