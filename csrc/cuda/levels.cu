@@ -1,4 +1,5 @@
 #include "cuda/fft.h"
+#include "cuda/gather.h"
 #include "cuda/levels.h"
 #include "cuda/products.h"
 
@@ -22,24 +23,6 @@ struct GatherWindows {
     const Window window = windows[i];
     to[u * count + i] =
         u < window.limit ? strips.kernel(window.head, window.strip)[window.first + u] : T(0);
-  }
-};
-
-template <class T>
-struct GatherInputs {
-  Array<T> x;
-  const Slot* slots;
-  index_t block, offset, channel;
-  std::uint32_t width;
-  index_t columns;
-  T* to;
-  CONVBASIS_DEVICE void operator()(index_t at, index_t column) const {
-    const auto slot_index = static_cast<std::uint32_t>(column) / width;
-    const auto c = static_cast<std::uint32_t>(column) % width;
-    const Slot slot = slots[slot_index];
-    const index_t q = at - offset, row = slot.block * block + q;
-    const bool taken = q >= 0 && q < block && row >= slot.first && row < slot.last;
-    to[at * columns + column] = taken ? x.load(slot.head, row, channel + c) : T(0);
   }
 };
 
