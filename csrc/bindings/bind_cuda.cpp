@@ -172,6 +172,27 @@ void differentiate_exactly(const DeviceTuple& query, const DeviceTuple& key,
   });
 }
 
+void conv_backward(const DeviceBasis& lower, const DeviceTuple& query, const DeviceTuple& key,
+                   const DeviceTuple& value, const DeviceTuple& grad_output,
+                   const DeviceTuple& grad_query, const DeviceTuple& grad_key,
+                   const DeviceTuple& grad_value, double scale, bool through_entries,
+                   const StreamTuple& stream) {
+  dispatch_device(query, "query", [&]<class E>(E) {
+    const auto logits = device_basis<cuda::Compute<E>>(lower);
+    const auto q = device_view<const E, 4>(query, "query");
+    const auto k = device_view<const E, 4>(key, "key");
+    const auto v = device_view<const E, 4>(value, "value");
+    const auto dy = device_view<const E, 4>(grad_output, "grad_output");
+    const auto dq = device_view<E, 4>(grad_query, "grad_query");
+    const auto dk = device_view<E, 4>(grad_key, "grad_key");
+    const auto dv = device_view<E, 4>(grad_value, "grad_value");
+    const Gradient gradient = through_entries ? Gradient::attention : Gradient::basis;
+    const py::gil_scoped_release nogil;
+    cuda::conv_attention_backward<E>(logits, q, k, v, dy, dq, dk, dv, scale, gradient, {},
+                                     stream_of(stream));
+  });
+}
+
 int device_of(std::uintptr_t address) {
   return cuda::device_of(reinterpret_cast<const void*>(address));
 }
@@ -199,6 +220,9 @@ void register_cuda(py::module_& module) {
              arg("value"), arg("grad_output"), arg("grad_query"), arg("grad_key"),
              arg("grad_value"), arg("scale"), arg("is_causal"), arg("heads").none(true),
              arg("stream"));
+  module.def("cuda_conv_attention_backward", &conv_backward, arg("lower"), arg("query"), arg("key"),
+             arg("value"), arg("grad_output"), arg("grad_query"), arg("grad_key"),
+             arg("grad_value"), arg("scale"), arg("through_entries"), arg("stream"));
 }
 
 }  // namespace convbasis::bindings

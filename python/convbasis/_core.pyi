@@ -336,6 +336,19 @@ def cuda_exact_attention_backward(
     heads: _Ints | None,
     stream: _Stream,
 ) -> None: ...
+def cuda_conv_attention_backward(
+    lower: _DeviceStrips,
+    query: _Device,
+    key: _Device,
+    value: _Device,
+    grad_output: _Device,
+    grad_query: _Device,
+    grad_key: _Device,
+    grad_value: _Device,
+    scale: float,
+    through_entries: bool,
+    stream: _Stream,
+) -> None: ...
 
 class DeviceMemory:
     def __init__(self, shape: tuple[int, ...], dtype: str, stream: _Stream) -> None: ...
