@@ -8,10 +8,10 @@
 #include "core/draws.h"
 #include "core/heads.h"
 #include "core/shape.h"
-#include "cpu/dense_rows.h"
 #include "cpu/far_fit.h"
 #include "cpu/key_selection.h"
 #include "cpu/rank_keys.h"
+#include "cpu/self_attention.h"
 
 namespace convbasis {
 namespace {
@@ -254,37 +254,27 @@ void check(const CalibrateOptions& options) {
 }  // namespace
 
 template <class T>
-Calibration<T> calibrate(View<const T, 4> query, View<const T, 4> key, View<const T, 4> value,
-                         const CalibrateOptions& options, const AttentionOptions& attention,
+Calibration<T> calibrate(const SelfAttention<T>& attention, const CalibrateOptions& options,
                          const Exec& exec) {
-  require_attention(kName, query, key, value);
   check(options);
-  const auto [batch, query_heads, n, head_dim] = query.shape;
-  require(
-      n >= 1 && key.shape[2] == n, kName,
-      "key has " + std::to_string(key.shape[2]) + " rows; expected as many as query, 1 or more");
-  const index_t count = batch * query_heads;
+  const auto& arrays = attention.arrays();
+  const index_t n = arrays.rows();
   Calibration<T> found;
   found.options = options;
-  found.batch = batch;
-  found.query_heads = query_heads;
+  found.batch = arrays.batch();
+  found.query_heads = arrays.heads();
   found.rows = n;
   found.most_ranked = std::min(kMostOfMean * most_retrieved(options, n), ceil_div(n, kKeyBlock));
-  found.heads.resize(at(count));
-  const auto shared = key_arrays(key, value, exec);
-  for_each_head(exec, count, [&](index_t flat, const Exec& inside) {
-    const auto [b, h, g] = head_index(flat, query_heads, key.shape[1]);
-    const HeadArrays<T> head(head_view(query, b, h), *shared[at(b * key.shape[1] + g)],
-                             value.shape[3], scale_of(attention, head_dim));
+  found.heads.resize(at(arrays.count()));
+  for_each_head(exec, arrays.count(), [&](index_t flat, const Exec& inside) {
+    const HeadArrays<T> head = arrays.head(flat);
     HeadCalibrator<T>(head, found, flat, inside).run();
   });
   return found;
 }
 
-#define CONVBASIS_INSTANTIATE(T)                                                          \
-  template Calibration<T> calibrate(View<const T, 4>, View<const T, 4>, View<const T, 4>, \
-                                    const CalibrateOptions&, const AttentionOptions&,     \
-                                    const Exec&);
+#define CONVBASIS_INSTANTIATE(T) \
+  template Calibration<T> calibrate(const SelfAttention<T>&, const CalibrateOptions&, const Exec&);
 CONVBASIS_INSTANTIATE(float)
 CONVBASIS_INSTANTIATE(double)
 #undef CONVBASIS_INSTANTIATE
