@@ -90,8 +90,7 @@ def plan_again(
     found = starts_of(inputs, options, threads)
     complete = functools.reduce(np.logical_and, [part.complete for part in found])
     if options.num_bases is None and not complete[by_strips].all():
-        candidates = min(inputs.query.shape[2] - int(options.window) + 1, inputs.key.shape[2])
-        unlimited = replace(options, num_bases=max(candidates - 1, 1))  # more would be every column
+        unlimited = options.unlimited(inputs.query.shape[2], inputs.key.shape[2])
         found = starts_of(inputs, unlimited, threads)
     return plan_of(inputs, found, by_strips, threads)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -91,6 +91,11 @@ class RecoverOptions:
         window = min(int(self.window), most)
         is_bisect = self.search == "bisect"
         return num_bases, window, float(self.delta), float(self.epsilon), is_bisect
+
+    def unlimited(self, n: int, columns: int) -> RecoverOptions:
+        """The same with as many strips as n rows can have, though no column be one of its own."""
+        candidates = min(n - int(self.window) + 1, columns)
+        return replace(self, num_bases=max(candidates - 1, 1))
 
 
 DEFAULT_OPTIONS = RecoverOptions()

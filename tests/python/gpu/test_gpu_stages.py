@@ -137,6 +137,8 @@ def test_out_is_written_in_place(backend, qkv, row_error):
     starts = np.tile([0, 9], (3, 1))
     basis = cb.recover_basis(query, key, starts=starts)
     out = backend.put(np.zeros((3, 40, 8)))
+    if "jax" in sys.modules and isinstance(out, sys.modules["jax"].Array):
+        pytest.skip("arrays of jax cannot be written")
     result = cb.conv_attention(query, key, value, is_causal=True, basis=basis, out=out)
     assert result is out
     of_host = cb.recover_basis(*host[:2], starts=starts)
