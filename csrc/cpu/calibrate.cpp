@@ -39,8 +39,11 @@ constexpr double kTileCost = 1.6;
 constexpr double kMargin = 0.2;
 
 /// By what is expected of the tried rows, a head has to cost less than this share of exact
-/// attention: what is found costs more in the mean.
+/// attention, its judging included: what is found costs more in the mean.
 constexpr double kWorthTrying = 0.85;
+
+/// Rows that are judged, at most one of so many; and what one costs by a row among all.
+constexpr double kJudgedRows = 128, kRowsPerJudged = 32, kJudgeCost = 2;
 
 /// A row may have at most this share of exact keys: with more, exact attention is about as fast.
 constexpr double kMostExact = 0.4;
@@ -125,7 +128,7 @@ class HeadCalibrator {
         masses.leave_out(found_.lags, part->rows(), part->weights(), part->sums());
     }
     fit(masses);
-    sample.attend(exec_);
+    sample.attend(found_.heavy, exec_);
     sample.set_model(all_, found_, flat_);
     choose(sample);
   }
@@ -204,12 +207,14 @@ class HeadCalibrator {
     found_.sample_error = best.sample_error;
   }
 
-  /// Logits of a row that is not computed exactly, relative to those of one that is.
+  /// Logits of a row that is not computed exactly, and of judging, relative to exact attention.
   [[nodiscard]] double fixed_cost(index_t blocks) const {
+    const auto n = static_cast<double>(head_.n);
+    const double judging = kJudgeCost * std::min(kJudgedRows, n / kRowsPerJudged) / n;
     const index_t keys = blocks * kKeyBlock + kKeyBlock / 2 +
                          static_cast<index_t>(found_.heavy.size() + found_.lags.size()) +
                          std::min(all_.options.sample_keys, head_.n) / 2;
-    return kTileCost * static_cast<double>(keys) / (static_cast<double>(head_.n) / 2);
+    return judging + kTileCost * static_cast<double>(keys) / (n / 2);
   }
 
   /// Sets the error of the tried rows; returns the share of them that would have to be computed

@@ -80,16 +80,13 @@ void exact_blocks(const SelfAttention<T>& attention, std::span<const char> block
   std::vector<Tile> tiles;
   const index_t most = exact_tile_rows<T>(arrays.head_dim(), arrays.channels);
   for (index_t flat = 0; flat < arrays.count(); ++flat) {
-    auto first = static_cast<index_t>(rows.size());
+    const auto first = static_cast<index_t>(rows.size());
     for (index_t i = 0; i < n; ++i)
       if (blocks[at(flat * count + i / kKeyBlock)] != 0) rows.push_back(i);
-    for (const auto last = static_cast<index_t>(rows.size()); first < last; first += most)
-      tiles.push_back({flat, first, std::min(first + most, last)});
+    // Head by head, which is kind to caches, and the tiles that see the most keys first.
+    for (auto last = static_cast<index_t>(rows.size()); first < last; last -= most)
+      tiles.push_back({flat, std::max(first, last - most), last});
   }
-  // Heads may have one tile or all of theirs: side by side, those that see the most keys first.
-  std::stable_sort(tiles.begin(), tiles.end(), [&](const Tile& a, const Tile& b) {
-    return rows[at(a.last - 1)] > rows[at(b.last - 1)];
-  });
   const VisibleKeys causal(true, n);
   parallel_for(exec, static_cast<index_t>(tiles.size()), [&](index_t item, int) {
     const auto [flat, first, last] = tiles[at(item)];
