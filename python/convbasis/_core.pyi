@@ -300,3 +300,16 @@ def cuda_conv_attention(
     lse: _Device | None,
     stream: _Stream,
 ) -> None: ...
+def cuda_conv_attention_backward(
+    lower: _DeviceStrips,
+    query: _Device,
+    key: _Device,
+    value: _Device,
+    grad_output: _Device,
+    grad_query: _Device,
+    grad_key: _Device,
+    grad_value: _Device,
+    scale: float,
+    through_entries: bool,
+    stream: _Stream,
+) -> None: ...
