@@ -22,7 +22,7 @@ void conv_attention(const BasisView<Compute<E>>& lower, View<const E, 4> value, 
   const DeviceGuard guard(stream.device);
   const Strips<T> logits = strips_of_basis(lower, stream);
   const HeadsForward<T> forward = attend_heads(logits, array_of(value, heads), array_of(out, heads),
-                                               column_of(lse, heads), false, stream);
+                                               column_of(lse, heads), false, {}, stream);
   if (rows_exact.data != nullptr) count_spoiled(forward.spoiled.data(), n, rows_exact, stream);
 }
 

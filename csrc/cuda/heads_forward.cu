@@ -2,6 +2,7 @@
 
 #include "core/buffer.h"
 #include "cuda/heads_forward.h"
+#include "cuda/levels.h"
 #include "cuda/normalize.h"
 #include "cuda/numeric.h"
 #include "cuda/spoiled_rows.h"
@@ -118,7 +119,8 @@ double steady_loss(const Strips<T>& weights, const Schedule& schedule) {
 
 template <class T>
 HeadsForward<T> attend_heads(const Strips<T>& logits, const Array<T>& value, const Array<T>& out,
-                             const Array<T>& lse, bool for_backward, const Stream& stream) {
+                             const Array<T>& lse, bool for_backward, const Schedule& far,
+                             const Stream& stream) {
   const GpuModel model;
   const auto all = static_cast<index_t>(logits.layouts.size());
   const index_t rows = logits.table.rows, columns = logits.table.columns;
@@ -147,17 +149,21 @@ HeadsForward<T> attend_heads(const Strips<T>& logits, const Array<T>& value, con
   const Array<T> numerator = packed_array(memory.data(), all, rows, out.channels);
   multiply_strips(weights.strips, forward.schedule, false, value, numerator, model.workspace,
                   stream, {rounding, static_cast<std::size_t>(estimates)});
+  for (const Level& level : far.levels)
+    add_level_rounding(weights.strips, level, model.workspace, rounding, stream);
   sum_rows(weights.strips, forward.sums.data(), stream);
 
   const double lost =
       static_cast<double>(rows) * static_cast<double>(std::numeric_limits<T>::min());
   const index_t tiles = ceil_div(rows, kRows);
   using Kernel = Divide<T>;
-  launch_blocks<kThreads>(
-      stream, all * tiles, Kernel::kSharedBytes,
-      Kernel{numerator, out, lse, forward.sums.data(), errors.data(), of_ones, forward.peaks.data(),
-             weights.shifts.data(), forward.lse.data(), forward.spoiled.data(), tiles, granules,
-             columns, steady_loss(weights.strips, forward.schedule), lost});
+  launch_blocks<kThreads>(stream, all * tiles, Kernel::kSharedBytes,
+                          Kernel{numerator, out, lse, forward.sums.data(), errors.data(), of_ones,
+                                 forward.peaks.data(), weights.shifts.data(), forward.lse.data(),
+                                 forward.spoiled.data(), tiles, granules, columns,
+                                 std::max(steady_loss(weights.strips, forward.schedule),
+                                          steady_loss(weights.strips, far)),
+                                 lost});
   attend_spoiled(logits, value, forward.spoiled.data(), out, lse, forward.lse.data(), stream);
   return forward;
 }
@@ -170,7 +176,7 @@ void count_spoiled(const std::int32_t* spoiled, index_t rows, const View<index_t
 
 #define CONVBASIS_INSTANTIATE(T)                                                            \
   template HeadsForward<T> attend_heads(const Strips<T>&, const Array<T>&, const Array<T>&, \
-                                        const Array<T>&, bool, const Stream&);
+                                        const Array<T>&, bool, const Schedule&, const Stream&);
 CONVBASIS_INSTANTIATE(float)
 CONVBASIS_INSTANTIATE(double)
 #undef CONVBASIS_INSTANTIATE

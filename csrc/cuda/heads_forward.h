@@ -18,11 +18,13 @@ struct HeadsForward {
 };
 
 /// out = D^-1 exp(H) V for the logits of all heads. Rows that rounding may have spoiled are summed
-/// one by one; with `for_backward` also those that would be in products with other matrices than V.
+/// one by one; with `for_backward` also those that would be in products with other matrices than V,
+/// in the same blocks and in those of `far`, if there is one.
 template <class T>
 [[nodiscard]] HeadsForward<T> attend_heads(const Strips<T>& logits, const Array<T>& value,
                                            const Array<T>& out, const Array<T>& lse,
-                                           bool for_backward, const Stream& stream);
+                                           bool for_backward, const Schedule& far,
+                                           const Stream& stream);
 
 /// How many rows of each head are flagged.
 void count_spoiled(const std::int32_t* spoiled, index_t rows, const View<index_t, 2>& counts,

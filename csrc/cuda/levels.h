@@ -15,4 +15,9 @@ void add_level(const Strips<T>& strips, const Level& level, bool transpose, cons
                const Array<T>& y, index_t workspace, const Stream& stream,
                std::span<const RoundingErrors> rounding);
 
+/// Adds to each of `rounding` what transforms of that level would do, without a product.
+template <class T>
+void add_level_rounding(const Strips<T>& strips, const Level& level, index_t workspace,
+                        std::span<const RoundingErrors> rounding, const Stream& stream);
+
 }  // namespace convbasis::cuda

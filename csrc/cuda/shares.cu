@@ -9,6 +9,7 @@ namespace convbasis::cuda {
 namespace {
 
 constexpr int kThreads = 256, kLanes = 8, kRows = kThreads / kLanes;
+constexpr index_t kMeanRows = 256;
 
 /// The largest 1 / sum of a head's rows that are not spoiled.
 struct LargestInverse {
@@ -65,6 +66,8 @@ template <class T>
 struct DivideRows {
   static constexpr std::size_t kSharedBytes = sizeof(double) * kThreads;
   Array<T> grad_output, output;
+  const double* means;
+  index_t group;
   const HeadUnits* units;
   const double* sums;
   const std::int32_t* spoiled;
@@ -75,6 +78,7 @@ struct DivideRows {
     auto* dots = reinterpret_cast<double*>(block.shared);
     const index_t head = block.index / tiles, first = block.index % tiles * kRows;
     const index_t rows = output.rows, channels = output.channels;
+    const double* mean = means + head / group * channels;
     const HeadUnits unit = units[head];
     const auto inverse = [&](index_t row) {
       const index_t at = head * rows + row;
@@ -85,7 +89,7 @@ struct DivideRows {
       double dot = 0;
       for (index_t c = t % kLanes; row < rows && c < channels; c += kLanes) {
         const double grad = static_cast<double>(grad_output.load(head, row, c)) * unit.grad;
-        dot += grad * static_cast<double>(output.load(head, row, c));
+        dot += grad * (static_cast<double>(output.load(head, row, c)) - mean[c]);
         shares[(head * rows + row) * channels + c] = static_cast<T>(grad * inverse(row));
       }
       dots[t] = dot;
@@ -100,30 +104,77 @@ struct DivideRows {
   }
 };
 
+/// Sums of kMeanRows rows, then of those: the first of two steps.
 template <class T>
-struct ScaleValues {
-  Array<T> value;  // as query heads see it
+struct SumSlices {
+  Array<T> x;  // as query heads see it
+  index_t slices;
+  double* sums;  // (all key heads, slices, channels)
+  CONVBASIS_DEVICE void operator()(index_t item, index_t c) const {
+    const index_t head = item / slices * x.group, first = item % slices * kMeanRows;
+    const index_t last = first + kMeanRows < x.rows ? first + kMeanRows : x.rows;
+    double sum = 0;
+    for (index_t row = first; row < last; ++row) sum += static_cast<double>(x.load(head, row, c));
+    sums[item * x.channels + c] = sum;
+  }
+};
+
+struct MeanOfSlices {
+  const double* sums;
+  index_t slices, rows, channels;
+  double* means;
+  CONVBASIS_DEVICE void operator()(index_t head, index_t c) const {
+    double sum = 0;
+    for (index_t slice = head * slices; slice < (head + 1) * slices; ++slice)
+      sum += sums[slice * channels + c];
+    means[head * channels + c] = rows > 0 ? sum / static_cast<double>(rows) : 0.0;
+  }
+};
+
+template <class T>
+struct SubtractMeans {
+  Array<T> x;  // as query heads see it
+  const double* means;
   const HeadUnits* units;
   T* to;
   CONVBASIS_DEVICE void operator()(index_t item, index_t c) const {
-    const index_t head = item / value.rows * value.group, row = item % value.rows;
-    const double number = static_cast<double>(value.load(head, row, c));
-    to[item * value.channels + c] = static_cast<T>(number * units[head].value);
+    const index_t key_head = item / x.rows, head = key_head * x.group, row = item % x.rows;
+    const double number =
+        static_cast<double>(x.load(head, row, c)) - means[key_head * x.channels + c];
+    to[item * x.channels + c] =
+        static_cast<T>(units != nullptr ? number * units[head].value : number);
   }
 };
 
 }  // namespace
 
 template <class T>
+DeviceBuffer<double> means_of_rows(const Array<T>& x, index_t key_heads, const Stream& stream) {
+  const index_t slices = ceil_div(x.rows, kMeanRows);
+  DeviceBuffer<double> means(stream, key_heads * x.channels);
+  const DeviceBuffer<double> sums(stream, slices * means.size());
+  launch(stream, key_heads * slices, x.channels, SumSlices<T>{x, slices, sums.data()});
+  launch(stream, key_heads, x.channels,
+         MeanOfSlices{sums.data(), slices, x.rows, x.channels, means.data()});
+  return means;
+}
+
+template <class T>
+void subtract_means(const Array<T>& x, index_t key_heads, const double* means,
+                    const HeadUnits* units, T* to, const Stream& stream) {
+  launch(stream, key_heads * x.rows, x.channels, SubtractMeans<T>{x, means, units, to});
+}
+
+template <class T>
 Shares<T> divide_by_sums(const HeadsForward<T>& forward, const Array<T>& value,
                          const Array<T>& grad_output, const Array<T>& output,
                          const Stream& stream) {
   const index_t all = forward.peaks.size(), rows = output.rows, channels = output.channels;
-  const index_t key_rows = all / value.group * value.rows;
+  const index_t key_heads = all / value.group;
   Shares<T> shares{
       DeviceBuffer<HeadUnits>(stream, all), DeviceBuffer<T>(stream, all * rows * channels),
-      DeviceBuffer<T>(stream, key_rows * channels), DeviceBuffer<double>(stream, all * rows),
-      DeviceBuffer<double>(stream, all * rows)};
+      DeviceBuffer<T>(stream, key_heads * value.rows * channels),
+      DeviceBuffer<double>(stream, all * rows), DeviceBuffer<double>(stream, all * rows)};
   {
     // Squares of the rows are measured too, into memory that is not in use yet.
     const DeviceBuffer<double> grads(stream, all), inverses(stream, all);
@@ -135,20 +186,24 @@ Shares<T> divide_by_sums(const HeadsForward<T>& forward, const Array<T>& value,
            ChooseUnits{grads.data(), forward.peaks.data(), inverses.data(), value.group,
                        std::numeric_limits<T>::max_exponent / 3, shares.units.data()});
   }
+  const DeviceBuffer<double> means = means_of_rows(value, key_heads, stream);
   const index_t tiles = ceil_div(rows, kRows);
   using Kernel = DivideRows<T>;
   launch_blocks<kThreads>(
       stream, all * tiles, Kernel::kSharedBytes,
-      Kernel{grad_output, output, shares.units.data(), forward.sums.data(), forward.spoiled.data(),
-             tiles, shares.shares.data(), shares.delta.data(), shares.delta_shares.data()});
-  launch(stream, key_rows, channels,
-         ScaleValues<T>{value, shares.units.data(), shares.value.data()});
+      Kernel{grad_output, output, means.data(), value.group, shares.units.data(),
+             forward.sums.data(), forward.spoiled.data(), tiles, shares.shares.data(),
+             shares.delta.data(), shares.delta_shares.data()});
+  subtract_means(value, key_heads, means.data(), shares.units.data(), shares.value.data(), stream);
   return shares;
 }
 
 #define CONVBASIS_INSTANTIATE(T)                                                              \
   template Shares<T> divide_by_sums(const HeadsForward<T>&, const Array<T>&, const Array<T>&, \
-                                    const Array<T>&, const Stream&);
+                                    const Array<T>&, const Stream&);                          \
+  template DeviceBuffer<double> means_of_rows(const Array<T>&, index_t, const Stream&);       \
+  template void subtract_means(const Array<T>&, index_t, const double*, const HeadUnits*, T*, \
+                               const Stream&);
 CONVBASIS_INSTANTIATE(float)
 CONVBASIS_INSTANTIATE(double)
 #undef CONVBASIS_INSTANTIATE

@@ -36,20 +36,6 @@ struct ListSpoiled {
   }
 };
 
-/// The first place of an increasing list that holds `row` or a later one.
-[[nodiscard]] CONVBASIS_DEVICE int place_of(const std::int32_t* list, int count, index_t row) {
-  int low = 0, high = count;
-  while (low < high) {
-    const int middle = (low + high) / 2;
-    if (list[middle] < row) {
-      low = middle + 1;
-    } else {
-      high = middle;
-    }
-  }
-  return low;
-}
-
 /// A thread block has kTile columns and kTile channels.
 template <class T>
 struct AddSpoiledValues {
@@ -58,13 +44,6 @@ struct AddSpoiledValues {
   SpoiledGradient<T> s;
   Array<T> grad_value;
   index_t column_tiles, channel_tiles;
-
-  [[nodiscard]] CONVBASIS_DEVICE T weight(int head, int strip, index_t row, index_t column) const {
-    if (column >= s.logits.columns || column > row) return T(0);
-    const double logit =
-        strip < 0 ? 0.0 : static_cast<double>(s.logits.kernel(head, strip)[row - column]);
-    return static_cast<T>(exp(logit - s.lse[head * s.logits.rows + row]));
-  }
 
   CONVBASIS_DEVICE void operator()(Block<kThreads> block) const {
     constexpr int kRows = kDepth<T>;
@@ -75,7 +54,7 @@ struct AddSpoiledValues {
     const index_t rest = block.index / channel_tiles, column = rest % column_tiles * kTile;
     const int head = static_cast<int>(rest / column_tiles), count = s.counts[head];
     const std::int32_t* list = s.rows + head * s.logits.rows;
-    const int begin = place_of(list, count, column);
+    const int begin = s.place_of(head, column);
     if (begin == count) return;
     const double unit = s.units[head].grad;
     PerThread<TileSums<T>, kThreads> sums;
@@ -87,7 +66,7 @@ struct AddSpoiledValues {
       block.each(kRows * kTile, [&](int i) {
         const int at = i % kTile, place = first + i / kTile;
         const index_t row = place < count ? list[place] : -1, c = channel + at;
-        lefts[i] = weight(head, strips[at], row, column + at);
+        lefts[i] = s.weight(head, strips[at], row, column + at);
         rights[i] = row >= 0 && c < grad_value.channels
                         ? s.grad_output.load(head, row, c) * static_cast<T>(unit)
                         : T(0);
@@ -128,15 +107,14 @@ struct AddSpoiledKernels {
     const index_t begin = s.logits.begin(head, strip), end = s.logits.end(head, strip);
     const std::int32_t* list = s.rows + head * s.logits.rows;
     const T* logits = s.logits.kernel(head, strip);
-    const double unit = s.units[head].value;
     PerThread<T, kThreads> sums, dots;
     block.each(kThreads, [&](int t) { sums[t] = 0; });
-    for (int i = place_of(list, count, begin + first); i < count; ++i) {
+    for (int i = s.place_of(head, begin + first); i < count; ++i) {
       const index_t row = list[i];
       if (row >= end + first + kThreads - 1) break;
       form_dots(block, head, row, first, dots);
       const double lse = s.lse[head * s.logits.rows + row];
-      const T delta = static_cast<T>(s.delta[head * s.logits.rows + row] * unit);
+      const T delta = s.delta_of(head, row);
       block.each(kThreads, [&](int t) {
         const index_t lag = first + t, column = row - lag;
         if (lag < lags && column >= begin && column < end)

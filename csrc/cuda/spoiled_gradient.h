@@ -1,5 +1,6 @@
 #pragma once
 
+#include "cuda/numeric.h"
 #include "cuda/shares.h"
 
 namespace convbasis::cuda {
@@ -22,7 +23,33 @@ struct SpoiledGradient {
   const std::int32_t *rows, *counts;  ///< see SpoiledRows
   const double *lse, *delta;          ///< (all heads, rows); delta in units
   const HeadUnits* units;
-  Array<T> value, grad_output;  ///< value in units
+  Array<T> value, grad_output;  ///< value in units, without its mean
+
+  /// The first place of a head's list that holds `row` or a later one.
+  [[nodiscard]] CONVBASIS_DEVICE int place_of(int head, index_t row) const {
+    const std::int32_t* list = rows + head * logits.rows;
+    int low = 0, high = counts[head];
+    while (low < high) {
+      const int middle = (low + high) / 2;
+      if (list[middle] < row) {
+        low = middle + 1;
+      } else {
+        high = middle;
+      }
+    }
+    return low;
+  }
+  /// Entry of f; `strip` is that of the column, or -1.
+  [[nodiscard]] CONVBASIS_DEVICE T weight(int head, int strip, index_t row, index_t column) const {
+    if (column >= logits.columns || column > row) return T(0);
+    const double logit =
+        strip < 0 ? 0.0 : static_cast<double>(logits.kernel(head, strip)[row - column]);
+    return static_cast<T>(exp(logit - lse[head * logits.rows + row]));
+  }
+  /// delta in both units.
+  [[nodiscard]] CONVBASIS_DEVICE T delta_of(int head, index_t row) const {
+    return static_cast<T>(delta[head * logits.rows + row] * units[head].value);
+  }
 };
 
 /// Adds f^T grad_output, in units, to grad_value (all heads, columns, dv).

@@ -85,10 +85,10 @@ def conv_attention(
     available, nor is forward-mode differentiation. Results and gradients do not depend on the
     number of threads.
 
-    On a GPU, `is_causal` is needed, `tol` cannot be honoured, `gradient` must be "basis" for heads
-    that go through strips, and nothing checks for NaN. Work goes to torch's current stream; the
-    search for strips waits for it, once in each pass. Heads that show more strips than pay go
-    through torch's own ``scaled_dot_product_attention``; so should what is refused here.
+    On a GPU, `is_causal` is needed, `tol` cannot be honoured, and nothing checks for NaN. Work goes
+    to torch's current stream; the search for strips waits for it, once in each pass. Heads that
+    show more strips than pay go through torch's own ``scaled_dot_product_attention``; so should
+    what is refused here.
 
     Under autocast inputs are not cast: give all three the same type.
 

@@ -85,14 +85,17 @@ def test_what_a_gpu_does_not_compute_is_refused(device, named):
         conv_attention(*inputs, **{"is_causal": True, **named})
 
 
+@pytest.mark.parametrize("gradient", ["basis", "attention"])
 @pytest.mark.parametrize("layout", ["bhsd", "bshd"])
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(
     ("n", "options", "noisy_heads"), [(70, STRIPS, ()), (260, None, (1, 2, 6))]
 )
-def test_gradients_are_those_of_the_cpu(device, row_error, n, options, noisy_heads, dtype, layout):
+def test_gradients_are_those_of_the_cpu(
+    device, row_error, n, options, noisy_heads, dtype, gradient, layout
+):
     arrays = problem(n, noisy_heads=noisy_heads)
-    call = {"is_causal": True, "options": options}
+    call = {"is_causal": True, "options": options, "gradient": gradient}
     host = [array.astype(str(dtype)[6:]) for array in arrays]
     want = cb.conv_attention_backward(*host, **call)
     inputs, weight = on(device, arrays, dtype, layout)
@@ -122,12 +125,13 @@ def test_gradcheck_through_strips(device, layout):
     assert gradcheck(lambda *tensors: conv_attention(*tensors, **call), inputs)
 
 
+@pytest.mark.parametrize("gradient", ["basis", "attention"])
 @pytest.mark.parametrize("options", [EVERY_COLUMN, None], ids=["every column", "exact heads"])
 @pytest.mark.parametrize("kv_heads", [None, 1])
-def test_gradcheck_of_the_formulas_of_attention(device, qkv, options, kv_heads):
+def test_gradcheck_of_the_formulas_of_attention(device, qkv, options, kv_heads, gradient):
     arrays = qkv(9, 3, lead=(1, 2), kv_heads=kv_heads, value_dim=2)
     inputs = [torch.from_numpy(array).to(device).requires_grad_() for array in arrays]
-    call = {"options": options, "enable_gqa": kv_heads is not None}
+    call = {"options": options, "enable_gqa": kv_heads is not None, "gradient": gradient}
     assert gradcheck(lambda *tensors: conv_attention(*tensors, is_causal=True, **call), inputs)
 
 
