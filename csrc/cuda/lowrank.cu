@@ -186,7 +186,8 @@ void polynomial_attention(View<const E, 4> query, View<const E, 4> key, View<con
   const DeviceBuffer<index_t> begins(stream, 2 * all_heads);
   launch(stream, 1, all_heads, FindHeads<T>{all.query, all.key, begins.data()});
   const Logits<T> logits{all.query, all.key, begins.data(), all.scale, all.is_causal};
-  attend_single_rows(all_heads, logits, all.value, spoiled.data(), all.out, all.lse, stream);
+  attend_single_rows(all_heads, logits, all.value, spoiled.data(), all.out, all.lse, nullptr,
+                     stream);
 }
 
 #define CONVBASIS_INSTANTIATE(E)                                                               \

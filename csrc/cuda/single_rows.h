@@ -19,6 +19,7 @@ struct AttendSingleRows {
   Array<T> value;
   const std::int32_t* flags;  // (all heads, rows)
   Array<T> out, lse;          // lse may be empty
+  double* exact_lse;          // (all heads, rows), of flagged rows; may be null
   std::uint32_t tiles;        // of kRows rows, of a head
 
   CONVBASIS_DEVICE void operator()(Block<kThreads> block) const {
@@ -88,8 +89,10 @@ struct AttendSingleRows {
       if (channel + t < out.channels)
         out.write(begins[1] + row * out.strides[2] + (channel + t) * out.strides[3],
                   static_cast<T>(sums[t].value * inverse * 0x1p40));
-      if (channel + t == 0 && lse.data != nullptr)
+      if (channel + t > 0) return;
+      if (lse.data != nullptr)
         lse.write(begins[2] + row * lse.strides[2], static_cast<T>(log_sum + sums[t].top));
+      if (exact_lse != nullptr) exact_lse[head * out.rows + row] = log_sum + sums[t].top;
     });
   }
 };
@@ -98,12 +101,12 @@ struct AttendSingleRows {
 template <class T, class Logits>
 void attend_single_rows(index_t heads, const Logits& logits, const Array<T>& value,
                         const std::int32_t* flags, const Array<T>& out, const Array<T>& lse,
-                        const Stream& stream) {
+                        double* exact_lse, const Stream& stream) {
   using Kernel = AttendSingleRows<T, Logits>;
   const index_t tiles = (out.rows + Kernel::kRows - 1) / Kernel::kRows;
   launch_blocks<Kernel::kThreads>(
       stream, heads * tiles, Kernel::kSharedBytes,
-      Kernel{logits, value, flags, out, lse, static_cast<std::uint32_t>(tiles)});
+      Kernel{logits, value, flags, out, lse, exact_lse, static_cast<std::uint32_t>(tiles)});
 }
 
 }  // namespace convbasis::cuda

@@ -20,14 +20,15 @@ struct StripLogits {
 
 template <class T>
 void attend_spoiled(const Strips<T>& logits, const Array<T>& value, const std::int32_t* spoiled,
-                    const Array<T>& out, const Array<T>& lse, const Stream& stream) {
+                    const Array<T>& out, const Array<T>& lse, double* exact_lse,
+                    const Stream& stream) {
   attend_single_rows(static_cast<index_t>(logits.layouts.size()), StripLogits<T>{logits.table},
-                     value, spoiled, out, lse, stream);
+                     value, spoiled, out, lse, exact_lse, stream);
 }
 
 template void attend_spoiled(const Strips<float>&, const Array<float>&, const std::int32_t*,
-                             const Array<float>&, const Array<float>&, const Stream&);
+                             const Array<float>&, const Array<float>&, double*, const Stream&);
 template void attend_spoiled(const Strips<double>&, const Array<double>&, const std::int32_t*,
-                             const Array<double>&, const Array<double>&, const Stream&);
+                             const Array<double>&, const Array<double>&, double*, const Stream&);
 
 }  // namespace convbasis::cuda

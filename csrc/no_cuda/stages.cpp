@@ -11,6 +11,9 @@ namespace {
 
 }  // namespace
 
+std::shared_ptr<void> make_memory(const Stream&, std::size_t) { refuse("make_memory"); }
+void order(const Stream&, void*) { refuse("order"); }
+
 template <class E>
 void conv_matmul(const BasisView<Compute<E>>&, View<const E, 4>, View<E, 4>, bool, const Stream&) {
   refuse("conv_matmul");
@@ -40,6 +43,13 @@ void conv_attention(const BasisView<Compute<E>>&, View<const E, 4>, View<E, 4>, 
 }
 
 template <class E>
+void conv_attention_backward(const BasisView<Compute<E>>&, View<const E, 4>, View<const E, 4>,
+                             View<const E, 4>, View<const E, 4>, View<E, 4>, View<E, 4>, View<E, 4>,
+                             double, Gradient, View<index_t, 2>, const Stream&) {
+  refuse("conv_attention_backward");
+}
+
+template <class E>
 void exact_attention(View<const E, 4>, View<const E, 4>, View<const E, 4>, View<E, 4>,
                      View<Compute<E>, 3>, const AttentionOptions&, std::span<const index_t>,
                      const Stream&) {
@@ -58,6 +68,13 @@ void polynomial_attention(View<const E, 4>, View<const E, 4>, View<const E, 4>, 
   refuse("polynomial_attention");
 }
 
+template <class E>
+void exact_attention_backward(View<const E, 4>, View<const E, 4>, View<const E, 4>,
+                              View<const E, 4>, View<E, 4>, View<E, 4>, View<E, 4>,
+                              const AttentionOptions&, std::span<const index_t>, const Stream&) {
+  refuse("exact_attention_backward");
+}
+
 #define CONVBASIS_INSTANTIATE(E)                                                                  \
   template void conv_matmul(const BasisView<Compute<E>>&, View<const E, 4>, View<E, 4>, bool,     \
                             const Stream&);                                                       \
@@ -66,6 +83,10 @@ void polynomial_attention(View<const E, 4>, View<const E, 4>, View<const E, 4>, 
                                 const Stream&);                                                   \
   template void conv_attention(const BasisView<Compute<E>>&, View<const E, 4>, View<E, 4>,        \
                                View<Compute<E>, 3>, View<index_t, 2>, const Stream&);             \
+  template void conv_attention_backward(const BasisView<Compute<E>>&, View<const E, 4>,           \
+                                        View<const E, 4>, View<const E, 4>, View<const E, 4>,     \
+                                        View<E, 4>, View<E, 4>, View<E, 4>, double, Gradient,     \
+                                        View<index_t, 2>, const Stream&);                         \
   template StripStarts recover_starts(View<const E, 4>, View<const E, 4>, double,                 \
                                       const RecoverOptions&, const Stream&);                      \
   template LogitRange logit_range(View<const E, 4>, View<const E, 4>, const AttentionOptions&,    \
@@ -76,7 +97,10 @@ void polynomial_attention(View<const E, 4>, View<const E, 4>, View<const E, 4>, 
                                      std::span<const index_t>, const Stream&);                    \
   template void exact_attention(View<const E, 4>, View<const E, 4>, View<const E, 4>, View<E, 4>, \
                                 View<Compute<E>, 3>, const AttentionOptions&,                     \
-                                std::span<const index_t>, const Stream&);
+                                std::span<const index_t>, const Stream&);                         \
+  template void exact_attention_backward(                                                         \
+      View<const E, 4>, View<const E, 4>, View<const E, 4>, View<const E, 4>, View<E, 4>,         \
+      View<E, 4>, View<E, 4>, const AttentionOptions&, std::span<const index_t>, const Stream&);
 CONVBASIS_INSTANTIATE(float)
 CONVBASIS_INSTANTIATE(double)
 CONVBASIS_INSTANTIATE(Float16)

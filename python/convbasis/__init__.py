@@ -7,7 +7,7 @@ function:
 - Arrays are NumPy arrays of shape ``(..., seq, dim)`` with any number of leading dimensions,
   usually ``(batch, heads, seq, dim)``, and any strides.
 - `conv_matmul`, `recover_basis` and causal `conv_attention` also take arrays on a GPU (torch, CuPy,
-  Numba) in a build with CUDA, and give back the same kind. NumPy arrays never move to one.
+  Numba, JAX) in a build with CUDA, and give back the same kind. NumPy arrays never move to one.
 - ``is_causal`` is top-left aligned: query i sees keys 0..i.
 - float32 and float64 are computed in their own type; float16 and bfloat16 in float32, and cast
   back. Other types, mixed types, wrong shapes and NaN or infinity raise, before anything is
