@@ -129,7 +129,7 @@ def test_mixed_arrays_are_refused(basis, library):
         (TypeError, "differs in dtype", lambda: cb.conv_matmul(matrices, double)),
         (TypeError, "key is not on a GPU", lambda: cb.conv_attention(x, host, x, is_causal=True)),
         (TypeError, "query is not on a GPU", lambda: cb.conv_attention(host, x, x, is_causal=True)),
-        (TypeError, "query is on a GPU", lambda: cb.polynomial_attention(x, x, x)),
+        (TypeError, "query is on a GPU", lambda: cb.bounded_entries(x, x)),
         (NotImplementedError, "are on a GPU", lambda: cb.conv_matmul(matrices, host)),
         (ValueError, "does not match basis", lambda: cb.conv_matmul(matrices, cupy.put(host.T))),
     ]:  # fmt: skip
