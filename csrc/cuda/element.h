@@ -110,6 +110,12 @@ template <class E>
   return array;
 }
 
+/// Contiguous rows of T of `all` flat heads.
+template <class T>
+[[nodiscard]] Array<T> packed_array(T* data, index_t all, index_t rows, index_t channels) {
+  return array_of(contiguous_view<T, 4>(data, {1, all, rows, channels}), all);
+}
+
 /// One number a row as an array of one channel; without data it stays empty.
 template <class T>
 [[nodiscard]] Array<T> column_of(const View<T, 3>& lse, index_t heads) {

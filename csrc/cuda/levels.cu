@@ -1,4 +1,5 @@
 #include "cuda/fft.h"
+#include "cuda/gather.h"
 #include "cuda/levels.h"
 #include "cuda/products.h"
 
@@ -26,24 +27,6 @@ struct GatherWindows {
 };
 
 template <class T>
-struct GatherInputs {
-  Array<T> x;
-  const Slot* slots;
-  index_t block, offset, channel;
-  std::uint32_t width;
-  index_t columns;
-  T* to;
-  CONVBASIS_DEVICE void operator()(index_t at, index_t column) const {
-    const auto slot_index = static_cast<std::uint32_t>(column) / width;
-    const auto c = static_cast<std::uint32_t>(column) % width;
-    const Slot slot = slots[slot_index];
-    const index_t q = at - offset, row = slot.block * block + q;
-    const bool taken = q >= 0 && q < block && row >= slot.first && row < slot.last;
-    to[at * columns + column] = taken ? x.load(slot.head, row, channel + c) : T(0);
-  }
-};
-
-template <class T>
 struct AddOutputs {
   Array<T> y;
   const Slot* slots;
@@ -67,7 +50,7 @@ template <class T>
 class LevelRun {
  public:
   LevelRun(const Strips<T>& strips, const LevelPlan& plan, bool transpose, const Stream& stream,
-           const RoundingErrors* rounding)
+           std::span<const RoundingErrors> rounding)
       : plan_(plan),
         transpose_(transpose),
         stream_(stream),
@@ -81,9 +64,9 @@ class LevelRun {
            GatherWindows<T>{strips.table, windows.data(), windows.size(), values.data()});
     weights_ = DeviceBuffer<Complex<T>>(stream, frequencies() * windows.size());
     transform(stream, length_, windows.size(), values.data(), weights_.data());
-    if (rounding != nullptr)
+    for (const RoundingErrors& errors : rounding)
       add_rounding(strips, plan, windows.data(), inputs_.data(), outputs_.data(), tiles_.data(),
-                   *rounding, stream);
+                   errors, stream);
   }
 
   void run(const Chunk& chunk, index_t channel, index_t width, const Array<T>& x,
@@ -130,7 +113,7 @@ class LevelRun {
 template <class T>
 void add_level(const Strips<T>& strips, const Level& level, bool transpose, const Array<T>& x,
                const Array<T>& y, index_t workspace, const Stream& stream,
-               const RoundingErrors* rounding) {
+               std::span<const RoundingErrors> rounding) {
   for (const LevelPlan& plan : plan_level(strips.layouts, level, transpose, x.channels,
                                           static_cast<index_t>(sizeof(T)), workspace)) {
     const LevelRun<T> run(strips, plan, transpose, stream, rounding);
@@ -142,7 +125,7 @@ void add_level(const Strips<T>& strips, const Level& level, bool transpose, cons
 
 #define CONVBASIS_INSTANTIATE(T)                                                                  \
   template void add_level(const Strips<T>&, const Level&, bool, const Array<T>&, const Array<T>&, \
-                          index_t, const Stream&, const RoundingErrors*);
+                          index_t, const Stream&, std::span<const RoundingErrors>);
 CONVBASIS_INSTANTIATE(float)
 CONVBASIS_INSTANTIATE(double)
 #undef CONVBASIS_INSTANTIATE
