@@ -96,7 +96,8 @@ void conv_attention_backward(const BasisView<Compute<E>>& lower, View<const E, 4
 /// In one kernel with an online softmax and sums in a fixed order: no scratch beyond the list of
 /// heads, and of device memory (or its cache) keys and values are read once for 64 query rows of a
 /// head. A row with a logit that overflows becomes NaN, where the CPU throws. Values are summed
-/// before they are divided: those within a factor of m of the largest float may overflow.
+/// before they are divided: those within a factor of m of the largest float may overflow. Float16
+/// and BFloat16 go through tensor cores: weights are rounded to that type, sums are float.
 template <class E>
 void exact_attention(View<const E, 4> query, View<const E, 4> key, View<const E, 4> value,
                      View<E, 4> out, View<Compute<E>, 3> lse, const AttentionOptions& options,
