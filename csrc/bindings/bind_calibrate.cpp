@@ -1,3 +1,5 @@
+#include <algorithm>
+#include <array>
 #include <variant>
 
 #include "bindings/ndarray.h"
@@ -12,20 +14,35 @@ struct AnyCalibration {
   std::variant<Calibration<float>, Calibration<double>> held;
 };
 
+/// Query, key and value of a call, which it keeps alive, packed.
+struct AnySelfAttention {
+  AnySelfAttention(const py::array& q, const py::array& k, const py::array& v, double scale,
+                   int num_threads)
+      : arrays{q, k, v}, held(dispatch(q, "query", [&]<class T>(T) -> Held {
+          const auto query = input<T, 4>(q, "query"), key = input<T, 4>(k, "key");
+          const auto value = input<T, 4>(v, "value");
+          return run(num_threads, [&](const Exec& exec) {
+            return SelfAttention<T>(query, key, value, {scale, true, {}}, exec);
+          });
+        })) {}
+
+  using Held = std::variant<SelfAttention<float>, SelfAttention<double>>;
+  std::array<py::array, 3> arrays;
+  Held held;
+};
+
 using Options = std::tuple<index_t, index_t, index_t, index_t, index_t, index_t, std::uint64_t>;
 
-AnyCalibration fit(const py::array& query, const py::array& key, const py::array& value,
-                   double scale, const Options& wanted, double tol, int num_threads) {
+AnyCalibration fit(const AnySelfAttention& any, const Options& wanted, double tol,
+                   int num_threads) {
   const auto [window, sinks, heavy, retrieval, rows, keys, seed] = wanted;
   const CalibrateOptions options{window, sinks, heavy, retrieval, rows, keys, seed, tol};
-  return dispatch(query, "query", [&]<class T>(T) {
-    const auto q = input<T, 4>(query, "query"), k = input<T, 4>(key, "key");
-    const auto v = input<T, 4>(value, "value");
-    const AttentionOptions attention{scale, true, {}};
-    return AnyCalibration{run(num_threads, [&](const Exec& exec) {
-      return calibrate<T>(q, k, v, options, attention, exec);
-    })};
-  });
+  return std::visit(
+      [&](const auto& attention) {
+        return AnyCalibration{run(
+            num_threads, [&](const Exec& exec) { return calibrate(attention, options, exec); })};
+      },
+      any.held);
 }
 
 /// What the calibration says of each head, as arrays (batch, heads, ...).
@@ -94,39 +111,59 @@ py::dict head(const AnyCalibration& any, index_t index) {
       any.held);
 }
 
-void attend(const py::array& query, const py::array& key, const py::array& value,
-            const AnyCalibration& any, py::array& out, py::object lse, py::array& far_share,
-            double scale, const Heads& heads, int num_threads) {
-  if (heads && heads->size() == 0) return;
-  std::visit(
-      [&]<class T>(const Calibration<T>& calibration) {
-        const auto q = input<T, 4>(query, "query"), k = input<T, 4>(key, "key");
-        const auto v = input<T, 4>(value, "value");
+/// Shares of far keys, and norms of rows, (batch, heads, n); 0 for heads that are not listed.
+py::tuple attend(const AnySelfAttention& any, const AnyCalibration& fitted, py::array& out,
+                 py::object lse, const Heads& heads, int num_threads) {
+  return std::visit(
+      [&]<class T>(const SelfAttention<T>& attention) -> py::tuple {
+        const auto& calibration = std::get<Calibration<T>>(fitted.held);
+        const std::vector<py::ssize_t> shape{calibration.batch, calibration.query_heads,
+                                             calibration.rows};
+        auto far_share = make_array<T>(shape);
+        auto norms = make_array<double>(shape);
         const auto y = output<T, 4>(out, "out");
         const auto l = optional_output<T, 3>(lse, "lse");
         const auto share = output<T, 3>(far_share, "far_share");
-        const AttentionOptions attention{scale, true, {}};
-        run(num_threads, [&](const Exec& exec) {
-          calibrated_attention<T>(q, k, v, calibration, y, l, share, attention, listed(heads),
-                                  exec);
-        });
+        const auto lengths = output<double, 3>(norms, "norms");
+        if (heads) {  // some heads, or none
+          std::fill_n(share.data, share.size(), T(0));
+          std::fill_n(lengths.data, lengths.size(), 0.0);
+        }
+        if (!heads || heads->size() > 0)
+          run(num_threads, [&](const Exec& exec) {
+            calibrated_attention<T>(attention, calibration, y, l, share, lengths, listed(heads),
+                                    exec);
+          });
+        return py::make_tuple(far_share, norms);
       },
       any.held);
 }
 
-void blocks(const py::array& query, const py::array& key, const py::array& value,
-            const py::array_t<bool, py::array::c_style>& chosen, py::array& out, py::object lse,
-            double scale, int num_threads) {
-  dispatch(query, "query", [&]<class T>(T) {
-    const auto q = input<T, 4>(query, "query"), k = input<T, 4>(key, "key");
-    const auto v = input<T, 4>(value, "value");
-    const auto y = output<T, 4>(out, "out");
-    const auto l = optional_output<T, 3>(lse, "lse");
-    const std::vector<char> flags(chosen.data(), chosen.data() + chosen.size());
-    const AttentionOptions attention{scale, true, {}};
-    run(num_threads,
-        [&](const Exec& exec) { exact_blocks<T>(q, k, v, flags, y, l, attention, exec); });
-  });
+py::array rows(const AnySelfAttention& any, const py::array& listed_rows, const Heads& heads,
+               int num_threads) {
+  return std::visit(
+      [&]<class T>(const SelfAttention<T>& attention) -> py::array {
+        const auto r = input<index_t, 2>(listed_rows, "rows");
+        auto out = make_array<T>({r.shape[0], r.shape[1], any.arrays[2].shape(3)});
+        const auto y = output<T, 3>(out, "out");
+        if (r.shape[0] > 0)
+          run(num_threads,
+              [&](const Exec& exec) { exact_rows<T>(attention, r, y, listed(heads), exec); });
+        return out;
+      },
+      any.held);
+}
+
+void blocks(const AnySelfAttention& any, const py::array_t<bool, py::array::c_style>& chosen,
+            py::array& out, py::object lse, int num_threads) {
+  std::visit(
+      [&]<class T>(const SelfAttention<T>& attention) {
+        const auto y = output<T, 4>(out, "out");
+        const auto l = optional_output<T, 3>(lse, "lse");
+        const std::vector<char> flags(chosen.data(), chosen.data() + chosen.size());
+        run(num_threads, [&](const Exec& exec) { exact_blocks<T>(attention, flags, y, l, exec); });
+      },
+      any.held);
 }
 
 }  // namespace
@@ -136,13 +173,15 @@ void register_calibrate(py::module_& module) {
   py::class_<AnyCalibration>(module, "Calibration")
       .def("account", &account)
       .def("head", &head, arg("index"));
-  module.def("calibrate", &fit, arg("query"), arg("key"), arg("value"), arg("scale"),
-             arg("options"), arg("tol"), arg("num_threads"));
-  module.def("calibrated_attention", &attend, arg("query"), arg("key"), arg("value"),
-             arg("calibration"), arg("out"), arg("lse").none(true), arg("far_share"), arg("scale"),
-             arg("heads").none(true), arg("num_threads"));
-  module.def("exact_blocks", &blocks, arg("query"), arg("key"), arg("value"), arg("blocks"),
-             arg("out"), arg("lse").none(true), arg("scale"), arg("num_threads"));
+  py::class_<AnySelfAttention>(module, "SelfAttention")
+      .def(py::init<py::array, py::array, py::array, double, int>(), arg("query"), arg("key"),
+           arg("value"), arg("scale"), arg("num_threads"))
+      .def("calibrate", &fit, arg("options"), arg("tol"), arg("num_threads"))
+      .def("approximate", &attend, arg("calibration"), arg("out"), arg("lse").none(true),
+           arg("heads").none(true), arg("num_threads"))
+      .def("exact_rows", &rows, arg("rows"), arg("heads").none(true), arg("num_threads"))
+      .def("exact_blocks", &blocks, arg("blocks"), arg("out"), arg("lse").none(true),
+           arg("num_threads"));
 }
 
 }  // namespace convbasis::bindings

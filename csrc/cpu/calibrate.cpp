@@ -8,10 +8,10 @@
 #include "core/draws.h"
 #include "core/heads.h"
 #include "core/shape.h"
-#include "cpu/dense_rows.h"
 #include "cpu/far_fit.h"
 #include "cpu/key_selection.h"
 #include "cpu/rank_keys.h"
+#include "cpu/self_attention.h"
 
 namespace convbasis {
 namespace {
@@ -39,8 +39,11 @@ constexpr double kTileCost = 1.6;
 constexpr double kMargin = 0.2;
 
 /// By what is expected of the tried rows, a head has to cost less than this share of exact
-/// attention: what is found costs more in the mean.
+/// attention, its judging included: what is found costs more in the mean.
 constexpr double kWorthTrying = 0.85;
+
+/// Rows that are judged, at most one of so many; and what one costs by a row among all.
+constexpr double kJudgedRows = 128, kRowsPerJudged = 32, kJudgeCost = 2;
 
 /// A row may have at most this share of exact keys: with more, exact attention is about as fast.
 constexpr double kMostExact = 0.4;
@@ -125,7 +128,7 @@ class HeadCalibrator {
         masses.leave_out(found_.lags, part->rows(), part->weights(), part->sums());
     }
     fit(masses);
-    sample.attend(exec_);
+    sample.attend(found_.heavy, exec_);
     sample.set_model(all_, found_, flat_);
     choose(sample);
   }
@@ -204,12 +207,14 @@ class HeadCalibrator {
     found_.sample_error = best.sample_error;
   }
 
-  /// Logits of a row that is not computed exactly, relative to those of one that is.
+  /// Logits of a row that is not computed exactly, and of judging, relative to exact attention.
   [[nodiscard]] double fixed_cost(index_t blocks) const {
+    const auto n = static_cast<double>(head_.n);
+    const double judging = kJudgeCost * std::min(kJudgedRows, n / kRowsPerJudged) / n;
     const index_t keys = blocks * kKeyBlock + kKeyBlock / 2 +
                          static_cast<index_t>(found_.heavy.size() + found_.lags.size()) +
                          std::min(all_.options.sample_keys, head_.n) / 2;
-    return kTileCost * static_cast<double>(keys) / (static_cast<double>(head_.n) / 2);
+    return judging + kTileCost * static_cast<double>(keys) / (n / 2);
   }
 
   /// Sets the error of the tried rows; returns the share of them that would have to be computed
@@ -254,37 +259,27 @@ void check(const CalibrateOptions& options) {
 }  // namespace
 
 template <class T>
-Calibration<T> calibrate(View<const T, 4> query, View<const T, 4> key, View<const T, 4> value,
-                         const CalibrateOptions& options, const AttentionOptions& attention,
+Calibration<T> calibrate(const SelfAttention<T>& attention, const CalibrateOptions& options,
                          const Exec& exec) {
-  require_attention(kName, query, key, value);
   check(options);
-  const auto [batch, query_heads, n, head_dim] = query.shape;
-  require(
-      n >= 1 && key.shape[2] == n, kName,
-      "key has " + std::to_string(key.shape[2]) + " rows; expected as many as query, 1 or more");
-  const index_t count = batch * query_heads;
+  const auto& arrays = attention.arrays();
+  const index_t n = arrays.rows();
   Calibration<T> found;
   found.options = options;
-  found.batch = batch;
-  found.query_heads = query_heads;
+  found.batch = arrays.batch();
+  found.query_heads = arrays.heads();
   found.rows = n;
   found.most_ranked = std::min(kMostOfMean * most_retrieved(options, n), ceil_div(n, kKeyBlock));
-  found.heads.resize(at(count));
-  const auto shared = key_arrays(key, value, exec);
-  for_each_head(exec, count, [&](index_t flat, const Exec& inside) {
-    const auto [b, h, g] = head_index(flat, query_heads, key.shape[1]);
-    const HeadArrays<T> head(head_view(query, b, h), *shared[at(b * key.shape[1] + g)],
-                             value.shape[3], scale_of(attention, head_dim));
+  found.heads.resize(at(arrays.count()));
+  for_each_head(exec, arrays.count(), [&](index_t flat, const Exec& inside) {
+    const HeadArrays<T> head = arrays.head(flat);
     HeadCalibrator<T>(head, found, flat, inside).run();
   });
   return found;
 }
 
-#define CONVBASIS_INSTANTIATE(T)                                                          \
-  template Calibration<T> calibrate(View<const T, 4>, View<const T, 4>, View<const T, 4>, \
-                                    const CalibrateOptions&, const AttentionOptions&,     \
-                                    const Exec&);
+#define CONVBASIS_INSTANTIATE(T) \
+  template Calibration<T> calibrate(const SelfAttention<T>&, const CalibrateOptions&, const Exec&);
 CONVBASIS_INSTANTIATE(float)
 CONVBASIS_INSTANTIATE(double)
 #undef CONVBASIS_INSTANTIATE

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 
@@ -6,9 +7,8 @@
 #include "core/heads.h"
 #include "core/shape.h"
 #include "cpu/blas.h"
-#include "cpu/dense_rows.h"
-#include "cpu/exact_head.h"
 #include "cpu/key_selection.h"
+#include "cpu/self_attention.h"
 
 namespace convbasis {
 namespace {
@@ -81,7 +81,8 @@ class BlockAttention {
     scores_ = Buffer<T>(kKeyBlock * stride_);
   }
 
-  void run(const View<T, 2>& out, const View<T, 1>& lse, const View<T, 1>& far_share) {
+  void run(const View<T, 2>& out, const View<T, 1>& lse, const View<T, 1>& far_share,
+           const View<double, 1>& norms) {
     score();
     hide_heavy();
     const index_t channels = h_.head.channels;
@@ -125,6 +126,12 @@ class BlockAttention {
       if (lse.data != nullptr)
         lse(first_ + r) = static_cast<T>(static_cast<double>(weight.top) + std::log(sum));
     }
+    T peaks[kKeyBlock];
+    double lengths[kKeyBlock];
+    kernels<T>().measure_rows({result.data(), channels}, count_, channels, peaks, lengths);
+    for (index_t r = 0; r < count_; ++r)
+      norms(first_ + r) = std::min(static_cast<double>(h_.head.value.unscale) * lengths[r],
+                                   std::numeric_limits<double>::max());
   }
 
  private:
@@ -237,78 +244,36 @@ class BlockAttention {
   Buffer<T> far_;  ///< sums of the model with alpha 1
 };
 
-template <class T>
-void require_self_attention(const View<const T, 4>& query, const View<const T, 4>& key,
-                            const View<const T, 4>& value, const View<T, 4>& out,
-                            const View<T, 3>& lse) {
-  require_attention(kName, query, key, value);
-  const auto [batch, heads, n, head_dim] = query.shape;
-  require(key.shape[2] == n, kName,
-          "key has " + std::to_string(key.shape[2]) + " rows; expected as many as query");
-  require_shape(kName, "out", out.shape, {batch, heads, n, value.shape[3]},
-                "to match query and value");
-  if (lse.data != nullptr)
-    require_shape(kName, "lse", lse.shape, {batch, heads, n}, "to match query");
-}
-
 }  // namespace
 
 template <class T>
-void calibrated_attention(View<const T, 4> query, View<const T, 4> key, View<const T, 4> value,
-                          const Calibration<T>& calibration, View<T, 4> out, View<T, 3> lse,
-                          View<T, 3> far_share, const AttentionOptions& attention,
-                          std::span<const index_t> heads, const Exec& exec) {
-  const auto [batch, query_heads, n, head_dim] = query.shape;
-  require_self_attention(query, key, value, out, lse);
-  require_shape(kName, "query", query.shape,
-                {calibration.batch, calibration.query_heads, calibration.rows, head_dim},
-                "to match the calibration");
-  require_shape(kName, "far_share", far_share.shape, {batch, query_heads, n}, "to match query");
-  const HeadList list(kName, heads, batch * query_heads);
-  const auto shared = key_arrays(key, value, exec);
+void calibrated_attention(const SelfAttention<T>& attention, const Calibration<T>& calibration,
+                          View<T, 4> out, View<T, 3> lse, View<T, 3> far_share,
+                          View<double, 3> norms, std::span<const index_t> heads, const Exec& exec) {
+  const auto& arrays = attention.arrays();
+  const std::array<index_t, 3> rows{arrays.batch(), arrays.heads(), arrays.rows()};
+  require(rows == std::array{calibration.batch, calibration.query_heads, calibration.rows}, kName,
+          "calibration is of other arrays; expected one of these");
+  arrays.require_results(kName, out, lse);
+  require_shape(kName, "far_share", far_share.shape, rows, "to match query");
+  require_shape(kName, "norms", norms.shape, rows, "to match query");
+  const HeadList list(kName, heads, arrays.count());
   for_each_head(exec, list.size(), [&](index_t i, const Exec& inside) {
-    const auto [b, h, g] = head_index(list[i], query_heads, key.shape[1]);
-    const HeadArrays<T> arrays(head_view(query, b, h), *shared[at(b * key.shape[1] + g)],
-                               value.shape[3], scale_of(attention, head_dim));
-    const CalibratedHead<T> head(arrays, calibration, list[i], inside);
-    const index_t blocks = ceil_div(n, kKeyBlock);
-    parallel_for(inside, blocks, [&](index_t block, int) {
+    const HeadIndex at = arrays.at(list[i]);
+    const HeadArrays<T> head_arrays = arrays.head(list[i]);
+    const CalibratedHead<T> head(head_arrays, calibration, list[i], inside);
+    parallel_for(inside, ceil_div(arrays.rows(), kKeyBlock), [&](index_t block, int) {
       BlockAttention<T>(head, block)
-          .run(head_view(out, b, h), row_view(lse, b, h), row_view(far_share, b, h));
+          .run(head_view(out, at.batch, at.head), row_view(lse, at.batch, at.head),
+               row_view(far_share, at.batch, at.head), row_view(norms, at.batch, at.head));
     });
   });
 }
 
-template <class T>
-void exact_blocks(View<const T, 4> query, View<const T, 4> key, View<const T, 4> value,
-                  std::span<const char> blocks, View<T, 4> out, View<T, 3> lse,
-                  const AttentionOptions& attention, const Exec& exec) {
-  const auto [batch, query_heads, n, head_dim] = query.shape;
-  require_self_attention(query, key, value, out, lse);
-  const index_t count = ceil_div(n, kKeyBlock);
-  require(static_cast<index_t>(blocks.size()) == batch * query_heads * count, kName,
-          "blocks has " + std::to_string(blocks.size()) + " entries; expected one for each block");
-  const VisibleKeys causal(true, n);
-  const auto shared = key_arrays(key, value, exec);
-  for_each_head(exec, batch * query_heads, [&](index_t flat, const Exec& inside) {
-    const auto [b, h, g] = head_index(flat, query_heads, key.shape[1]);
-    std::vector<index_t> rows;
-    for (index_t i = 0; i < n; ++i)
-      if (blocks[at(flat * count + i / kKeyBlock)] != 0) rows.push_back(i);
-    if (rows.empty()) return;
-    exact_head<T>(head_view(query, b, h), *shared[at(b * key.shape[1] + g)],
-                  scale_of(attention, head_dim), causal, rows, head_view(out, b, h),
-                  row_view(lse, b, h), inside);
-  });
-}
-
-#define CONVBASIS_INSTANTIATE(T)                                                               \
-  template void calibrated_attention(                                                          \
-      View<const T, 4>, View<const T, 4>, View<const T, 4>, const Calibration<T>&, View<T, 4>, \
-      View<T, 3>, View<T, 3>, const AttentionOptions&, std::span<const index_t>, const Exec&); \
-  template void exact_blocks(View<const T, 4>, View<const T, 4>, View<const T, 4>,             \
-                             std::span<const char>, View<T, 4>, View<T, 3>,                    \
-                             const AttentionOptions&, const Exec&);
+#define CONVBASIS_INSTANTIATE(T)                                                                 \
+  template void calibrated_attention(const SelfAttention<T>&, const Calibration<T>&, View<T, 4>, \
+                                     View<T, 3>, View<T, 3>, View<double, 3>,                    \
+                                     std::span<const index_t>, const Exec&);
 CONVBASIS_INSTANTIATE(float)
 CONVBASIS_INSTANTIATE(double)
 #undef CONVBASIS_INSTANTIATE

@@ -2,7 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <string>
+#include <numeric>
+#include <utility>
 
 #include "core/shape.h"
 #include "cpu/blas.h"
@@ -14,17 +15,6 @@ namespace {
 constexpr index_t kRowTile = 32;
 
 std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
-
-/// Sums of values; in parts that BLAS multiplies without packing them.
-template <class T>
-void multiply_values(const HeadArrays<T>& head, index_t rows, index_t keys,
-                     blas::Matrix<const T> weights, T* out) {
-  for (index_t first = 0; first < keys; first += kKeyTile)
-    blas::multiply<T>(rows, head.channels, std::min(kKeyTile, keys - first), T(1),
-                      {weights.data + first, weights.stride},
-                      {head.value.rows.row(first), head.value.rows.stride},
-                      first == 0 ? T(0) : T(1), {out, head.channels});
-}
 
 }  // namespace
 
@@ -65,21 +55,42 @@ DenseRows<T>::DenseRows(const HeadArrays<T>& head, std::vector<index_t> rows, co
 }
 
 template <class T>
-void DenseRows<T>::attend(const Exec& exec) {
+void DenseRows<T>::attend(std::span<const index_t> heavy, const Exec& exec) {
   const auto count = static_cast<index_t>(rows_.size()), channels = head_.channels;
+  heavy_ = Buffer<T>(count * (channels + 1));
+  blocks_ = Buffer<T>(count * key_blocks() * (channels + 1));
   out_ = Buffer<T>(count * channels);
-  parallel_for(exec, ceil_div(count, kRowTile), [&](index_t tile, int) {
-    const index_t first = tile * kRowTile, tile_rows = std::min(kRowTile, count - first);
-    const index_t keys = rows_[at(first + tile_rows - 1)] + 1;
-    T* out = out_.data() + first * channels;
-    multiply_values(head_, tile_rows, keys, {weights_.data() + first * stride_, stride_}, out);
-    for (index_t r = 0; r < tile_rows; ++r) {
-      for (index_t c = 0; c < channels; ++c) {
-        T& y = out[r * channels + c];
-        y = static_cast<T>(static_cast<double>(y) / sums_[at(first + r)]);
-      }
+  parallel_for(exec, count, [&](index_t r, int) {
+    T* weights = weights_.data() + r * stride_;
+    T* sums = heavy_.data() + r * (channels + 1);
+    std::fill_n(sums, channels + 1, T(0));
+    for (const index_t key : heavy) {
+      if (key > rows_[at(r)]) break;
+      const T weight = std::exchange(weights[key], T(0)), *value = head_.value.rows.row(key);
+      for (index_t c = 0; c < channels; ++c) sums[c] += weight * value[c];
+      sums[channels] += weight;
     }
   });
+  parallel_for(exec, key_blocks(), [&](index_t block, int) {
+    const index_t first = block * kKeyBlock, keys = std::min(kKeyBlock, head_.n - first);
+    const index_t r = std::lower_bound(rows_.begin(), rows_.end(), first) - rows_.begin();
+    if (r == count) return;
+    const T* weights = weights_.data() + r * stride_ + first;
+    T* sums = block_sums(r, block);
+    blas::multiply<T>(count - r, channels, keys, T(1), {weights, stride_},
+                      {head_.value.rows.row(first), head_.value.rows.stride}, T(0),
+                      {sums, key_blocks() * (channels + 1)});
+    for (index_t i = r; i < count; ++i, weights += stride_)
+      block_sums(i, block)[channels] = std::accumulate(weights, weights + keys, T(0));
+  });
+  for (index_t r = 0; r < count; ++r) {
+    T *out = out_.data() + r * channels, *sums = heavy_.data() + r * (channels + 1);
+    std::copy_n(sums, channels, out);
+    for (index_t block = 0; block <= rows_[at(r)] / kKeyBlock; ++block)
+      for (index_t c = 0; c < channels; ++c) out[c] += block_sums(r, block)[c];
+    for (index_t c = 0; c < channels; ++c)
+      out[c] = static_cast<T>(static_cast<double>(out[c]) / sums_[at(r)]);
+  }
   unit_ = kernels<T>().max_magnitude(out_.data(), count * channels);
   if (!(unit_ > 0)) unit_ = 1;
   for (index_t i = 0; i < count * channels; ++i) {
@@ -94,7 +105,8 @@ void DenseRows<T>::set_model(const Calibration<T>& calibration, const HeadCalibr
   far_.emplace(calibration, found, flat, head_.value.rows, head_.channels);
 }
 
-/// Attention of row r, not yet divided by the sum of its weights, which is returned.
+/// Attention of row r, not yet divided by the sum of its weights, which is returned: the weights of
+/// heavy keys are no longer among the others.
 template <class T>
 double DenseRows<T>::approximate(const Calibration<T>& calibration, const HeadCalibration<T>& found,
                                  index_t r, T* out) const {
@@ -102,14 +114,20 @@ double DenseRows<T>::approximate(const Calibration<T>& calibration, const HeadCa
   const T* exact = weights_.data() + r * stride_;
   const KeySelection selection = select_keys(calibration, found, block);
   double sum = 0;
-  std::fill_n(out, channels, T(0));
   const auto add = [&](T weight, const T* value) {
     sum += static_cast<double>(weight);
     for (index_t c = 0; c < channels; ++c) out[c] += weight * value[c];
   };
+  const auto add_sums = [&](const T* sums) {
+    sum += static_cast<double>(sums[channels]);
+    for (index_t c = 0; c < channels; ++c) out[c] += sums[c];
+  };
+  std::fill_n(out, channels, T(0));
+  add_sums(heavy_.data() + r * (channels + 1));
+  for (const KeyRange& range : selection.exact)
+    for (index_t b = range.first / kKeyBlock; b * kKeyBlock < range.last; ++b)
+      add_sums(block_sums(r, b));
   const auto& heavy = found.heavy;
-  for (const index_t key : heavy)
-    if (key <= row) add(exact[key], head_.value.rows.row(key));
   std::vector<index_t> single;  // falling
   for (const index_t lag : found.lags)
     if (lag <= row && selection.is_far(row - lag) &&
@@ -133,18 +151,6 @@ double DenseRows<T>::approximate(const Calibration<T>& calibration, const HeadCa
   }
   for (const index_t key : single)
     add(exact[key] - alpha * far_->weight(block, key), head_.value.rows.row(key));
-
-  Buffer<T> weights(row + 1);
-  for (const KeyRange& range : selection.exact) {
-    const index_t first = range.first, count = std::min(range.last, row + 1) - first;
-    std::copy_n(exact + first, count, weights.data());
-    auto key = std::lower_bound(heavy.begin(), heavy.end(), first);
-    for (; key != heavy.end() && *key < first + count; ++key) weights[*key - first] = 0;
-    for (index_t j = 0; j < count; ++j) sum += static_cast<double>(weights[j]);
-    blas::multiply<T>(1, channels, count, T(1), {weights.data(), count},
-                      {head_.value.rows.row(first), head_.value.rows.stride}, T(1),
-                      {out, channels});
-  }
   return sum;
 }
 

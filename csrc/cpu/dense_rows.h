@@ -47,16 +47,25 @@ class DenseRows {
   [[nodiscard]] Rows<const T> weights() const { return {weights_.data(), stride_}; }
   [[nodiscard]] std::span<const double> sums() const { return sums_; }
 
-  /// Exact attention of the rows, which errors are relative to. O(rows n d_v).
-  void attend(const Exec& exec);
+  /// Exact attention of the rows, which errors are relative to, in parts: heavy keys, whose weights
+  /// become 0, and key blocks. O(rows n d_v), and O(rows n d_v / 64) memory.
+  void attend(std::span<const index_t> heavy, const Exec& exec);
   /// Takes the weights of keys and lags of head number `flat`. O(n d_v).
   void set_model(const Calibration<T>& calibration, const HeadCalibration<T>& found, index_t flat);
   /// ||y~ - y||^2 of each row, by the sum of ||y||^2 over all rows, for what `found` says is taken
-  /// exactly. O(rows (exact keys of a row) d_v).
+  /// exactly, which attend has to know the heavy keys of. O(rows n d_v / 64).
   [[nodiscard]] std::vector<double> errors(const Calibration<T>& calibration,
                                            const HeadCalibration<T>& found, const Exec& exec) const;
 
  private:
+  [[nodiscard]] index_t key_blocks() const { return stride_ / kKeyBlock; }
+  /// Of the values of a key block times the row's weights, then of the weights.
+  [[nodiscard]] T* block_sums(index_t r, index_t block) {
+    return blocks_.data() + (r * key_blocks() + block) * (head_.channels + 1);
+  }
+  [[nodiscard]] const T* block_sums(index_t r, index_t block) const {
+    return blocks_.data() + (r * key_blocks() + block) * (head_.channels + 1);
+  }
   double approximate(const Calibration<T>& calibration, const HeadCalibration<T>& found, index_t r,
                      T* out) const;
 
@@ -64,6 +73,7 @@ class DenseRows {
   std::vector<index_t> rows_;
   index_t stride_;
   Buffer<T> weights_, out_;
+  Buffer<T> heavy_, blocks_;  ///< sums over heavy keys, and over each key block
   std::optional<FarKeys<T>> far_;
   std::vector<double> sums_;
   T unit_ = 1;       ///< largest |Y|: squares overflow where values do not

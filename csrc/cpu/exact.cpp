@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 
@@ -87,29 +88,27 @@ void OnlineSoftmax<T>::attend(ScoreTiles<T>& source, Rows<const T> value, const 
 }
 
 template <class T>
-void exact_head(const View<const T, 2>& query, const KeyArrays<T>& source, double scale,
-                const VisibleKeys& visible, std::span<const index_t> listed, const View<T, 2>& out,
-                const View<T, 1>& lse, const Exec& exec) {
-  const index_t count = static_cast<index_t>(listed.size()), channels = out.shape[1];
-  const index_t most = panel_rows<T>(std::max(query.shape[1], channels));
-  const index_t tiles = ceil_div(count, most);
-  parallel_for(exec, tiles, [&](index_t item, int) {
-    const index_t first = (tiles - 1 - item) * most;  // the longest rows first
-    const auto rows = listed.subspan(static_cast<std::size_t>(first),
-                                     static_cast<std::size_t>(std::min(most, count - first)));
-    DotScores<T> scores(query, source.panels, query.shape[1], scale);
-    OnlineSoftmax<T> softmax(channels, "exact_attention", kPanel);
-    Buffer<T> result(most * channels);
-    double row_lse[kQueryTile];
-    TileSight sight;
-    visible.look(rows, sight);
-    softmax.attend(scores, source.value.rows, sight, rows, {result.data(), channels}, row_lse);
-    for (index_t r = 0; r < static_cast<index_t>(rows.size()); ++r) {
-      const index_t row = rows[static_cast<std::size_t>(r)];
-      write_row(result.data() + r * channels, out, row, source.value.unscale);
-      if (lse.data != nullptr) lse(row) = static_cast<T>(row_lse[r]);
-    }
-  });
+index_t exact_tile_rows(index_t head_dim, index_t channels) {
+  return panel_rows<T>(std::max(head_dim, channels));
+}
+
+template <class T>
+void exact_tile(const View<const T, 2>& query, const KeyArrays<T>& source, double scale,
+                const VisibleKeys& visible, std::span<const index_t> rows, const View<T, 2>& out,
+                const View<T, 1>& lse) {
+  const auto count = static_cast<index_t>(rows.size()), channels = out.shape[1];
+  DotScores<T> scores(query, source.panels, query.shape[1], scale);
+  OnlineSoftmax<T> softmax(channels, "exact_attention", kPanel);
+  Buffer<T> result(count * channels);
+  std::array<double, kQueryTile> row_lse;
+  TileSight sight;
+  visible.look(rows, sight);
+  softmax.attend(scores, source.value.rows, sight, rows, {result.data(), channels}, row_lse.data());
+  for (index_t r = 0; r < count; ++r) {
+    const index_t row = rows[static_cast<std::size_t>(r)];
+    write_row(result.data() + r * channels, out, row, source.value.unscale);
+    if (lse.data != nullptr) lse(row) = static_cast<T>(row_lse[static_cast<std::size_t>(r)]);
+  }
 }
 
 namespace {
@@ -154,25 +153,29 @@ struct RangeResults {
   std::vector<double> lse;
 };
 
-/// Rows `listed` of one head.
+}  // namespace
+
 template <class T>
-void attend_rows(const View<const T, 2>& query, const View<const T, 2>& key,
-                 const View<const T, 2>& value, double scale, const VisibleKeys& visible,
+void attend_rows(const View<const T, 2>& query, const KeyValueRows<T>& source,
+                 const Panels<T>* packed, double scale, const VisibleKeys& visible, index_t keys,
                  std::span<const index_t> listed, const View<T, 2>& out, const View<T, 1>& lse,
                  const Exec& exec) {
-  const KeyValueRows<T> source(key, value, visible.key_order(), exec);
-  const RowTiles tiles(listed, key.shape[0], visible.is_causal());
-  const index_t count = tiles.count(), channels = value.shape[1];
+  const index_t channels = out.shape[1];
+  const index_t most = packed ? exact_tile_rows<T>(query.shape[1], channels) : kQueryTile;
+  const RowTiles tiles(listed, keys, visible.is_causal(), most);
+  const index_t count = tiles.count();
   RangeResults<T> results(tiles, channels);
   parallel_for(exec, static_cast<index_t>(tiles.tiles().size()), [&](index_t item, int) {
     const RowTiles::Tile& tile = tiles.tiles()[static_cast<std::size_t>(item)];
     const index_t at = tile.range * count + tile.first_row;
-    DotScores<T> scores(query, source.key, query.shape[1], scale);
+    const index_t head_dim = query.shape[1];
+    DotScores<T> scores = packed ? DotScores<T>(query, *packed, head_dim, scale)
+                                 : DotScores<T>(query, source.key, head_dim, scale);
     TileSight sight;
     visible.look(tiles.rows(tile), {tile.first_key, tile.last_key}, sight);
-    OnlineSoftmax<T>(channels).attend(scores, source.value.rows, sight, tiles.rows(tile),
-                                      {results.out.data() + at * channels, channels},
-                                      results.lse.data() + at);
+    OnlineSoftmax<T>(channels, "exact_attention", packed ? kPanel : kKeyTile)
+        .attend(scores, source.value.rows, sight, tiles.rows(tile),
+                {results.out.data() + at * channels, channels}, results.lse.data() + at);
   });
   Buffer<T> row(channels);
   for (index_t i = 0; i < count; ++i) {
@@ -181,8 +184,6 @@ void attend_rows(const View<const T, 2>& query, const View<const T, 2>& key,
     if (lse.data != nullptr) lse(tiles.place(i)) = static_cast<T>(log_sum);
   }
 }
-
-}  // namespace
 
 template <class T>
 void exact_attention(View<const T, 4> query, View<const T, 4> key, View<const T, 4> value,
@@ -204,8 +205,14 @@ void exact_attention(View<const T, 4> query, View<const T, 4> key, View<const T,
     const auto [b, h, g] = head_index(list[i], query_heads, key.shape[1]);
     const KeyArrays<T> keys(head_view(key, b, g), head_view(value, b, g), visible.key_order(),
                             inside);
-    exact_head<T>(head_view(query, b, h), keys, scale_of(options, head_dim), visible, rows,
-                  head_view(out, b, h), row_view(lse, b, h), inside);
+    const index_t most = exact_tile_rows<T>(head_dim, value.shape[3]), tiles = ceil_div(n, most);
+    parallel_for(inside, tiles, [&](index_t item, int) {
+      const index_t first = (tiles - 1 - item) * most;  // the longest rows first
+      const auto tile = std::span(rows).subspan(
+          static_cast<std::size_t>(first), static_cast<std::size_t>(std::min(most, n - first)));
+      exact_tile<T>(head_view(query, b, h), keys, scale_of(options, head_dim), visible, tile,
+                    head_view(out, b, h), row_view(lse, b, h));
+    });
   });
 }
 
@@ -229,17 +236,23 @@ void attention_rows(View<const T, 4> query, View<const T, 4> key, View<const T, 
   for_each_head(exec, list.size(), [&](index_t i, const Exec& inside) {
     const auto [b, h, g] = head_index(list[i], query_heads, key.shape[1]);
     const std::vector<index_t> listed = listed_rows(rows, b, h);
-    attend_rows<T>(head_view(query, b, h), head_view(key, b, g), head_view(value, b, g),
-                   scale_of(options, query.shape[3]), visible, listed, head_view(out, b, h),
-                   row_view(lse, b, h), inside);
+    const KeyValueRows<T> source(head_view(key, b, g), head_view(value, b, g), visible.key_order(),
+                                 inside);
+    attend_rows<T>(head_view(query, b, h), source, nullptr, scale_of(options, query.shape[3]),
+                   visible, key.shape[2], listed, head_view(out, b, h), row_view(lse, b, h),
+                   inside);
   });
 }
 
 #define CONVBASIS_INSTANTIATE(T)                                                                  \
   template class OnlineSoftmax<T>;                                                                \
-  template void exact_head(const View<const T, 2>&, const KeyArrays<T>&, double,                  \
+  template index_t exact_tile_rows<T>(index_t, index_t);                                          \
+  template void exact_tile(const View<const T, 2>&, const KeyArrays<T>&, double,                  \
                            const VisibleKeys&, std::span<const index_t>, const View<T, 2>&,       \
-                           const View<T, 1>&, const Exec&);                                       \
+                           const View<T, 1>&);                                                    \
+  template void attend_rows(const View<const T, 2>&, const KeyValueRows<T>&, const Panels<T>*,    \
+                            double, const VisibleKeys&, index_t, std::span<const index_t>,        \
+                            const View<T, 2>&, const View<T, 1>&, const Exec&);                   \
   template void exact_attention(View<const T, 4>, View<const T, 4>, View<const T, 4>, View<T, 4>, \
                                 View<T, 3>, const AttentionOptions&, std::span<const index_t>,    \
                                 const Exec&);                                                     \

@@ -1,8 +1,6 @@
 #pragma once
 
-#include <memory>
 #include <span>
-#include <vector>
 
 #include "cpu/panels.h"
 #include "cpu/rows.h"
@@ -31,11 +29,5 @@ struct KeyArrays : KeyValueRows<T> {
 
   Panels<T> panels;
 };
-
-/// Those of all key heads, batch * kv_heads, for the query heads of each group to share. As much
-/// memory as keys, and as values where these are copied.
-template <class T>
-[[nodiscard]] std::vector<std::unique_ptr<const KeyArrays<T>>> key_arrays(
-    const View<const T, 4>& key, const View<const T, 4>& value, const Exec& exec);
 
 }  // namespace convbasis

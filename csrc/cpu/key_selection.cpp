@@ -88,8 +88,9 @@ FarDraw<T> FarKeys<T>::draw(const KeySelection& selection, index_t block) const 
       const double lag = static_cast<double>(head_.lag_weights[at(block - first / kKeyBlock)]);
       for (; next < passed + here; next += step) {
         const double sum = key_sums_[at(first)] + (next - passed) / lag;
-        const auto begin = key_sums_.begin() + first + 1;
-        const index_t key = first + (std::upper_bound(begin, begin + kKeyBlock - 1, sum) - begin);
+        index_t key = first;  // the last one whose running sum begins no later: without branches
+        for (index_t half = kKeyBlock / 2; half > 0; half /= 2)
+          key += half * static_cast<index_t>(key_sums_[at(key + half)] <= sum);
         const T own = weight(block, key);
         if (!(own > T(0))) continue;  // rounding at the border of a key without weight
         drawn.keys.push_back(key);

@@ -66,7 +66,7 @@ void logit_deviation(View<const T, 4> query, View<const T, 4> key, double scale,
     const StripMatrix<T> matrix = head_strips(basis, b, h);
     Buffer<T> key_copy;
     const Rows<const T> key_rows = as_rows(head_view(key, b, g), key_copy);
-    const RowTiles tiles(listed, keys, true);
+    const RowTiles tiles(listed, keys, true, kQueryTile);
     std::vector<double> worst(tiles.tiles().size(), 0.0);
     parallel_for(inside, static_cast<index_t>(worst.size()), [&](index_t item, int) {
       const auto i = static_cast<std::size_t>(item);

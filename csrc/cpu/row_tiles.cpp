@@ -13,7 +13,7 @@ constexpr index_t kRangeKeys = 1024, kMostResults = 8192;
 
 }  // namespace
 
-RowTiles::RowTiles(std::span<const index_t> listed, index_t keys, bool is_causal)
+RowTiles::RowTiles(std::span<const index_t> listed, index_t keys, bool is_causal, index_t most_rows)
     : places_(listed.size()) {
   std::iota(places_.begin(), places_.end(), index_t{0});
   const auto row_at = [&](index_t place) { return listed[static_cast<std::size_t>(place)]; };
@@ -28,8 +28,8 @@ RowTiles::RowTiles(std::span<const index_t> listed, index_t keys, bool is_causal
   do {
     const index_t last = std::min(first + length, keys);
     const auto seeing = std::lower_bound(rows_.begin(), rows_.end(), is_causal ? first : 0);
-    for (index_t i = seeing - rows_.begin(); i < count(); i += kQueryTile)
-      tiles_.push_back({i, std::min(i + kQueryTile, count()), first, last, ranges_});
+    for (index_t i = seeing - rows_.begin(); i < count(); i += most_rows)
+      tiles_.push_back({i, std::min(i + most_rows, count()), first, last, ranges_});
     ++ranges_;
     first = last;
   } while (first < keys);

@@ -7,8 +7,8 @@
 
 namespace convbasis {
 
-/// Listed query rows in increasing order, cut into tiles of at most kQueryTile rows and one range
-/// of keys. A few rows alone would be one or two tiles that walk all keys, too few for the threads;
+/// Listed query rows in increasing order, cut into tiles of at most `most_rows` and one range of
+/// keys. A few rows alone would be one or two tiles that walk all keys, too few for the threads;
 /// what they give for the ranges is to be put together. The cut depends on sizes only.
 class RowTiles {
  public:
@@ -17,7 +17,7 @@ class RowTiles {
     index_t first_row, last_row, first_key, last_key, range;
   };
 
-  RowTiles(std::span<const index_t> listed, index_t keys, bool is_causal);
+  RowTiles(std::span<const index_t> listed, index_t keys, bool is_causal, index_t most_rows);
 
   [[nodiscard]] index_t count() const { return static_cast<index_t>(rows_.size()); }
   /// Sorted rows of a tile.

@@ -36,54 +36,55 @@ def attend_calibrated(
     inputs = replace(inputs.without_unseen_keys(), scale=wanted.scale)
     batch, heads, n, _ = inputs.query.shape
     target, lse = result_arrays(inputs, out, return_lse, direct=wanted.on_miss != "error")
-    tol = None if wanted.on_miss == "keep" else wanted.tol
-
-    exact = np.full((batch, heads), n < SHORTEST)
-    account = None
-    if not exact.all():
-        arrays = inputs.query, inputs.key, inputs.value
-        with clock("calibrate"):
-            calibration = _core.calibrate(
-                *arrays,
-                inputs.scale,
-                options.as_tuple(),
-                wanted.tol or 0.0,
-                wanted.threads,
-            )
-            account = calibration.account()
-        if tol is not None:
-            exact = ~np.isfinite(account["sample_error"])
-        if wanted.on_miss == "error" and exact.any():
-            raise missed(wanted, account["sample_error"], exact)
-        share = np.zeros((batch, heads, n), inputs.compute)
-        with clock("attend"):
-            _core.calibrated_attention(
-                *arrays,
-                calibration,
-                target,
-                lse,
-                share,
-                inputs.scale,
-                np.flatnonzero(~exact),
-                wanted.threads,
-            )
-    exactly(inputs, exact, target, lse, wanted.threads, clock)
-
-    verdict = Verdict.of_none((batch, heads), -(-n // BLOCK))
-    verdict.kept[~exact] = True
-    if not exact.all() and (wanted.tol is not None or return_report):
-        with clock("estimate"):
-            judge = Judge(inputs, target, share, options.seed, wanted.threads)
-            verdict = judge.verdict(np.flatnonzero(~exact), tol, wanted.threads)
-        chosen = ~verdict.kept & ~exact[..., None]
-        if wanted.on_miss == "error" and chosen.any():
-            raise missed(wanted, verdict.before, chosen.any(-1))
-        if chosen.any():
-            with clock("exact"):
-                _core.exact_blocks(*arrays, chosen, target, lse, inputs.scale, wanted.threads)
+    lead = batch, heads
+    if n < SHORTEST or 0 in lead:
+        exactly(inputs, np.ones(lead, bool), target, lse, wanted.threads, clock)
+        verdict, account = Verdict.of_none(lead, -(-n // BLOCK)), None
+    else:
+        verdict, account = approximate(inputs, wanted, options, target, lse, clock, return_report)
     if not return_report:
         return target, lse, None
     return target, lse, report_of(inputs, wanted, options, account, verdict, clock)
+
+
+def approximate(
+    inputs: AttentionInputs,
+    wanted: ConvSettings,
+    options: CalibrateOptions,
+    target: np.ndarray,
+    lse: np.ndarray | None,
+    clock: Stopwatch,
+    judged: bool,
+) -> tuple[Verdict, dict[str, np.ndarray]]:
+    """Fills `target` and `lse`; what was found of each head."""
+    tol = None if wanted.on_miss == "keep" else wanted.tol
+    with clock("calibrate"):
+        problem = _core.SelfAttention(
+            inputs.query, inputs.key, inputs.value, inputs.scale, wanted.threads
+        )
+        calibration = problem.calibrate(options.as_tuple(), wanted.tol or 0.0, wanted.threads)
+        account = calibration.account()
+    tried = np.ones(target.shape[:2], bool)
+    if tol is not None:
+        tried = np.isfinite(account["sample_error"])
+    if wanted.on_miss == "error" and not tried.all():
+        raise missed(wanted, account["sample_error"], ~tried)
+    some = np.flatnonzero(tried)
+    with clock("attend"):
+        rows = problem.approximate(calibration, target, lse, some, wanted.threads)
+    verdict = Verdict.of_none(tried.shape, -(-target.shape[2] // BLOCK))
+    verdict.kept[tried] = True
+    if some.size and (wanted.tol is not None or judged):
+        with clock("estimate"):
+            judge = Judge(problem, target, *rows, options.seed, wanted.threads)
+            verdict = judge.verdict(some, tol)
+    given_up = ~verdict.kept
+    if wanted.on_miss == "error" and given_up.any():
+        raise missed(wanted, verdict.before, np.asarray(given_up.any(-1)))
+    if given_up.any():
+        with clock("exact"):
+            problem.exact_blocks(given_up, target, lse, wanted.threads)
+    return verdict, account
 
 
 def missed(wanted: ConvSettings, error: np.ndarray, heads: np.ndarray) -> ToleranceMissed:

@@ -57,37 +57,26 @@ class Calibration:
     def account(self) -> dict[str, Any]: ...
     def head(self, index: int) -> dict[str, Any]: ...
 
-def calibrate(
-    query: _Floats,
-    key: _Floats,
-    value: _Floats,
-    scale: float,
-    options: tuple[int, int, int, int, int, int, int],
-    tol: float,
-    num_threads: int,
-) -> Calibration: ...
-def calibrated_attention(
-    query: _Floats,
-    key: _Floats,
-    value: _Floats,
-    calibration: Calibration,
-    out: _Floats,
-    lse: _Floats | None,
-    far_share: _Floats,
-    scale: float,
-    heads: _Ints | None,
-    num_threads: int,
-) -> None: ...
-def exact_blocks(
-    query: _Floats,
-    key: _Floats,
-    value: _Floats,
-    blocks: np.ndarray,
-    out: _Floats,
-    lse: _Floats | None,
-    scale: float,
-    num_threads: int,
-) -> None: ...
+class SelfAttention:
+    def __init__(
+        self, query: _Floats, key: _Floats, value: _Floats, scale: float, num_threads: int
+    ) -> None: ...
+    def calibrate(
+        self, options: tuple[int, int, int, int, int, int, int], tol: float, num_threads: int
+    ) -> Calibration: ...
+    def approximate(
+        self,
+        calibration: Calibration,
+        out: _Floats,
+        lse: _Floats | None,
+        heads: _Ints | None,
+        num_threads: int,
+    ) -> tuple[_Floats, NDArray[np.float64]]: ...
+    def exact_rows(self, rows: _Ints, heads: _Ints | None, num_threads: int) -> _Floats: ...
+    def exact_blocks(
+        self, blocks: np.ndarray, out: _Floats, lse: _Floats | None, num_threads: int
+    ) -> None: ...
+
 def exact_attention_backward(
     query: _Floats,
     key: _Floats,

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import _core
-from ._layout import AttentionInputs
 from .estimate import relative_error
 
 #: Queries, and keys, of a block in the core.
@@ -109,36 +108,37 @@ class Judge:
 
     def __init__(
         self,
-        inputs: AttentionInputs,
+        problem: _core.SelfAttention,
         output: np.ndarray,
         share: np.ndarray,
+        norms: np.ndarray,
         seed: int,
         threads: int,
     ) -> None:
-        """`output` (batch, heads, n, d_v), and the `share` that far keys have in its rows."""
-        self.inputs, self.output, self.share, self.seed = inputs, output, share, seed
-        self.norms = _core.row_norms(output, threads)
+        """`output` (batch, heads, n, d_v); of its rows, the `share` of far keys, and norms."""
+        self.problem, self.output, self.share, self.norms = problem, output, share, norms
+        self.seed, self.threads = seed, threads
 
-    def verdict(self, heads: np.ndarray, tol: float | None, threads: int) -> Verdict:
+    def verdict(self, heads: np.ndarray, tol: float | None) -> Verdict:
         """Judges the `heads`, numbers b * heads + h; without a `tol` all blocks are kept."""
         lead, n = self.output.shape[:2], self.output.shape[2]
         found = Verdict.of_none(lead, -(-n // BLOCK))
         at, count = np.unravel_index(heads, lead), judged_rows(n)
-        error, interval = self.look(heads, count, 0, threads).whole_error()
+        error, interval = self.look(heads, count, 0).whole_error()
         found.kept[at], found.rows[at] = True, count
         found.before[at], found.error[at], found.interval[at] = error, error, interval
         if tol is None or (interval[:, 1] <= tol).all():
             return found
         missing = heads[~(interval[:, 1] <= tol)]
         at = np.unravel_index(missing, lead)
-        judged = self.look(missing, AGAIN * count, 1, threads)
+        judged = self.look(missing, AGAIN * count, 1)
         found.kept[at] = judged.blocks_kept(tol)
         found.rows[at] += AGAIN * count
         found.before[at] = judged.whole_error()[0]
         found.error[at], found.interval[at] = judged.error(found.kept[at])
         return found
 
-    def look(self, heads: np.ndarray, count: int, stage: int, threads: int) -> Judged:
+    def look(self, heads: np.ndarray, count: int, stage: int) -> Judged:
         """`count` rows of each of the `heads`, numbers b * heads + h; fresh ones in each stage."""
         lead, n = self.output.shape[:2], self.output.shape[2]
         at = np.unravel_index(heads, lead)
@@ -153,18 +153,12 @@ class Judge:
         rows = self.drawn(chance, heads, count, stage)
         counts = 1.0 / (count * np.take_along_axis(chance, rows, axis=-1))
 
-        every = np.zeros((*lead, count), np.int64)
-        every[at] = rows
-        right = np.zeros((*lead, count, self.output.shape[3]), self.inputs.compute)
-        inputs = self.inputs
-        arrays = inputs.query, inputs.key, inputs.value
-        call = inputs.scale, inputs.is_causal, inputs.mask
-        _core.attention_rows(*arrays, every, right, None, *call, heads, threads)
+        right = self.problem.exact_rows(rows, heads, self.threads)
         norms = self.norms[at]
         unit = norms.max(axis=-1, initial=0.0, keepdims=True)
         unit[unit == 0.0] = 1.0
         found = self.output[at[0][:, None], at[1][:, None], rows].astype(np.float64)
-        errors = np.square((found - right[at]) / unit[..., None]).sum(-1)
+        errors = np.square((found - right) / unit[..., None]).sum(-1)
         edges = np.arange(0, n, BLOCK)
         return Judged(
             rows,

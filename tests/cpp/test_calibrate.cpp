@@ -30,14 +30,27 @@ struct Heads {
   [[nodiscard]] View<const T, 4> view(const std::vector<T>& array) const {
     return contiguous_view<const T, 4>(array.data(), {1, heads, rows, dim});
   }
+  [[nodiscard]] SelfAttention<T> attention() const {
+    return {view(query), view(key), view(value), causal()};
+  }
   [[nodiscard]] Calibration<T> calibrated(const CalibrateOptions& options, int threads = 1) const {
-    return calibrate<T>(view(query), view(key), view(value), options, causal(), {threads});
+    return calibrate(attention(), options, {threads});
   }
   [[nodiscard]] std::vector<T> attend(const Calibration<T>& calibration, int threads = 1) const {
     std::vector<T> out(value.size()), share(at(heads * rows));
-    calibrated_attention<T>(view(query), view(key), view(value), calibration, write(out), {},
-                            contiguous_view<T, 3>(share.data(), {1, heads, rows}), causal(), {},
+    std::vector<double> norms(share.size());
+    calibrated_attention<T>(attention(), calibration, write(out), {},
+                            contiguous_view<T, 3>(share.data(), {1, heads, rows}),
+                            contiguous_view<double, 3>(norms.data(), {1, heads, rows}), {},
                             {threads});
+    for (std::size_t i = 0; i < norms.size(); ++i) {
+      double square = 0;
+      for (index_t c = 0; c < dim; ++c) {
+        const auto y = static_cast<double>(out[i * at(dim) + at(c)]);
+        square += y * y;
+      }
+      CHECK_NEAR(norms[i], std::sqrt(square), 1e-5 * norms[i]);
+    }
     return out;
   }
   [[nodiscard]] std::vector<T> exact() const {
@@ -209,10 +222,8 @@ TEST(exact_blocks_writes_its_blocks_alone) {
   blocks[1] = blocks[at(count - 1)] = blocks[at(count)] = 1;
   const std::vector<double> want = problem.exact();
   std::vector<double> out(want.size(), 7.0), lse(at(2 * problem.rows), 7.0);
-  exact_blocks<double>(problem.view(problem.query), problem.view(problem.key),
-                       problem.view(problem.value), blocks, problem.write(out),
-                       contiguous_view<double, 3>(lse.data(), {1, 2, problem.rows}),
-                       Heads<double>::causal());
+  exact_blocks<double>(problem.attention(), blocks, problem.write(out),
+                       contiguous_view<double, 3>(lse.data(), {1, 2, problem.rows}));
   for (index_t row = 0; row < 2 * problem.rows; ++row) {
     const bool listed =
         blocks[at(row / problem.rows * count + row % problem.rows / kKeyBlock)] != 0;
@@ -222,6 +233,19 @@ TEST(exact_blocks_writes_its_blocks_alone) {
       CHECK_NEAR(out[place], listed ? want[place] : 7.0, 1e-13);
     }
   }
+}
+
+TEST(exact_rows_are_those_of_the_listed_heads) {
+  const Heads<double> problem(3, 300);
+  const std::vector<index_t> heads{2, 0}, rows{299, 0, 7, 7, 150, 64};  // any order, twice too
+  std::vector<double> out(6 * at(problem.dim), 7.0);
+  exact_rows<double>(problem.attention(), contiguous_view<const index_t, 2>(rows.data(), {2, 3}),
+                     contiguous_view<double, 3>(out.data(), {2, 3, problem.dim}), heads);
+  const std::vector<double> want = problem.exact();
+  for (std::size_t i = 0; i < rows.size(); ++i)
+    for (index_t c = 0; c < problem.dim; ++c)
+      CHECK_NEAR(out[i * at(problem.dim) + at(c)],
+                 want[at((heads[i / 3] * problem.rows + rows[i]) * problem.dim + c)], 1e-13);
 }
 
 TEST(calibrate_names_what_is_wrong) {
@@ -241,14 +265,18 @@ TEST(calibrate_names_what_is_wrong) {
   CHECK_THROWS(with(&CalibrateOptions::sample_keys, 0)(), InvalidArgument, "options.sample_keys");
   CHECK_THROWS(with(&CalibrateOptions::tol, NAN)(), InvalidArgument, "options.tol");
   const Heads<float> shorter(1, 70);
-  CHECK_THROWS((void)calibrate<float>(problem.view(problem.query), shorter.view(shorter.key),
-                                      shorter.view(shorter.value), {}, problem.causal()),
+  CHECK_THROWS((SelfAttention<float>(problem.view(problem.query), shorter.view(shorter.key),
+                                     shorter.view(shorter.value))),
                InvalidArgument, "key has 70 rows; expected as many as query");
   CHECK_THROWS((void)problem.attend(shorter.calibrated({})), InvalidArgument,
-               "to match the calibration");
+               "calibration is of other arrays");
   std::vector<float> out(problem.value.size());
-  CHECK_THROWS(exact_blocks<float>(problem.view(problem.query), problem.view(problem.key),
-                                   problem.view(problem.value), std::vector<char>(3),
-                                   problem.write(out), {}, problem.causal()),
-               InvalidArgument, "blocks has 3 entries");
+  CHECK_THROWS(
+      exact_blocks<float>(problem.attention(), std::vector<char>(3), problem.write(out), {}),
+      InvalidArgument, "blocks has 3 entries");
+  const index_t last = 80;
+  CHECK_THROWS(
+      exact_rows<float>(problem.attention(), contiguous_view<const index_t, 2>(&last, {1, 1}),
+                        contiguous_view<float, 3>(out.data(), {1, 1, problem.dim})),
+      InvalidArgument, "rows holds 80; expected 0 <= row < 80");
 }

@@ -183,20 +183,22 @@ std::function<void()> polynomial(index_t n, index_t d, index_t degree) {
 std::function<void()> calibrated(index_t n, index_t d) {
   struct Arrays {
     Arrays(index_t rows, index_t channels)
-        : head(rows, channels), share(static_cast<std::size_t>(rows)) {}
+        : head(rows, channels),
+          share(static_cast<std::size_t>(rows)),
+          norms(static_cast<std::size_t>(rows)) {}
     HeadProblem head;
     std::vector<float> share;
+    std::vector<double> norms;
   };
   return [p = std::make_shared<Arrays>(n, d)] {
-    AttentionOptions attention;
-    attention.is_causal = true;
     HeadProblem& head = p->head;
-    const auto query = head.view(head.query), key = head.view(head.key);
-    const auto value = head.view(head.value);
-    const Calibration<float> found = calibrate<float>(query, key, value, {}, attention, kOneThread);
-    calibrated_attention<float>(query, key, value, found, head.output(), {},
+    const SelfAttention<float> attention(head.view(head.query), head.view(head.key),
+                                         head.view(head.value), {}, kOneThread);
+    const Calibration<float> found = calibrate(attention, {}, kOneThread);
+    calibrated_attention<float>(attention, found, head.output(), {},
                                 contiguous_view<float, 3>(p->share.data(), {1, 1, head.rows}),
-                                attention, {}, kOneThread);
+                                contiguous_view<double, 3>(p->norms.data(), {1, 1, head.rows}), {},
+                                kOneThread);
   };
 }
 

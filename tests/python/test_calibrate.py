@@ -20,7 +20,7 @@ def exactly(arrays, **call):
 
 def calibration_of(arrays, options, tol=0.0):
     """The calibration of 4-D arrays, and the oracle's head and drawn keys for each of them."""
-    calibration = _core.calibrate(*arrays, 1.0, options.as_tuple(), tol, 1)
+    calibration = _core.SelfAttention(*arrays, 1.0, 1).calibrate(options.as_tuple(), tol, 1)
     heads = []
     for index in range(arrays[0].shape[0] * arrays[0].shape[1]):
         found = calibration.head(index)

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -53,32 +54,58 @@ struct Calibration {
   std::vector<HeadCalibration<T>> heads;  ///< (batch * query_heads)
 };
 
-/// Fits a basis for causal attention to each head, from exact attention of sample rows. Of
-/// options.retrieval_blocks no more are taken than options.tol asks for.
-///
-/// Shapes as in exact_attention, with as many keys as queries. O(sample rows n d + n^2 d / 64) a
-/// head. Throws InvalidArgument when shapes or options do not fit or a logit overflows.
+/// Causal attention of a sequence to itself, ready for the calls below: keys are packed once for
+/// all of them. The arrays have to outlive it.
 template <class T>
-[[nodiscard]] Calibration<T> calibrate(View<const T, 4> query, View<const T, 4> key,
-                                       View<const T, 4> value, const CalibrateOptions& options,
-                                       const AttentionOptions& attention, const Exec& exec = {});
+class SelfAttention {
+ public:
+  /// Shapes as in exact_attention, with as many keys as queries; of options the scale. Throws
+  /// InvalidArgument when shapes do not fit. O(n d), as much memory as keys, and as values where
+  /// BLAS cannot read them.
+  SelfAttention(View<const T, 4> query, View<const T, 4> key, View<const T, 4> value,
+                const AttentionOptions& options = {}, const Exec& exec = {});
+  ~SelfAttention();
+  SelfAttention(SelfAttention&& other) noexcept;
+  SelfAttention& operator=(SelfAttention&& other) noexcept;
 
-/// Causal attention by a calibration of these arrays.
+  struct Arrays;
+  [[nodiscard]] const Arrays& arrays() const { return *arrays_; }
+
+ private:
+  std::unique_ptr<Arrays> arrays_;
+};
+
+/// Fits a basis to each head, from exact attention of sample rows. Of options.retrieval_blocks no
+/// more are taken than options.tol asks for.
+///
+/// O(sample rows n d + n^2 d / 64) a head. Throws InvalidArgument when options do not fit or a
+/// logit overflows.
+template <class T>
+[[nodiscard]] Calibration<T> calibrate(const SelfAttention<T>& attention,
+                                       const CalibrateOptions& options, const Exec& exec = {});
+
+/// Attention by a calibration of it.
 ///
 /// out, lse and heads as in exact_attention. far_share (batch, heads, n) gets the share of each row
 /// that keys which are not exact have, as far as drawn keys tell: where errors are to be looked
-/// for. O(n d (exact keys of a row) + n^2 d / 4096) a head.
+/// for; norms (batch, heads, n), the Euclidean norm of each row of out. O(n d (exact keys of a row)
+/// + n^2 d / 4096) a head.
 template <class T>
-void calibrated_attention(View<const T, 4> query, View<const T, 4> key, View<const T, 4> value,
-                          const Calibration<T>& calibration, View<T, 4> out, View<T, 3> lse,
-                          View<T, 3> far_share, const AttentionOptions& attention,
-                          std::span<const index_t> heads = {}, const Exec& exec = {});
+void calibrated_attention(const SelfAttention<T>& attention, const Calibration<T>& calibration,
+                          View<T, 4> out, View<T, 3> lse, View<T, 3> far_share,
+                          View<double, 3> norms, std::span<const index_t> heads = {},
+                          const Exec& exec = {});
+
+/// Exact attention of listed query rows: rows (listed heads, r), out (listed heads, r, dv). O(r n
+/// d) a head.
+template <class T>
+void exact_rows(const SelfAttention<T>& attention, View<const index_t, 2> rows, View<T, 3> out,
+                std::span<const index_t> heads = {}, const Exec& exec = {});
 
 /// Exact attention of some blocks of kKeyBlock query rows: blocks (batch * heads * ceil(n /
 /// kKeyBlock)) says which; other rows of out and lse are left alone. O(n d) a row.
 template <class T>
-void exact_blocks(View<const T, 4> query, View<const T, 4> key, View<const T, 4> value,
-                  std::span<const char> blocks, View<T, 4> out, View<T, 3> lse,
-                  const AttentionOptions& attention, const Exec& exec = {});
+void exact_blocks(const SelfAttention<T>& attention, std::span<const char> blocks, View<T, 4> out,
+                  View<T, 3> lse, const Exec& exec = {});
 
 }  // namespace convbasis
