@@ -81,8 +81,10 @@ void conv_attention(const BasisView<Compute<E>>& lower, View<const E, 4> value, 
 /// key head, formed before they are rounded to E. rows_exact (batch, heads), or empty, receives how
 /// many rows were computed one by one.
 ///
-/// The forward pass is run again, and is about a third of the work: next to it, one transposed
-/// product, and one correlation, which transforms as much as a product. Memory O(k n + n d).
+/// The forward pass is run again. Next to it, both gradients need a transposed product;
+/// Gradient::basis a correlation, which transforms as much as a product does, and 4 k n d FLOP a
+/// head; Gradient::attention products with 2 (dv + 1) d channels, or tiles of n^2 (4 dv + 4 d) / 2
+/// FLOP a head where that is less. Memory O(k n + n d).
 template <class E>
 void conv_attention_backward(const BasisView<Compute<E>>& lower, View<const E, 4> query,
                              View<const E, 4> key, View<const E, 4> value,
