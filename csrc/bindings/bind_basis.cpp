@@ -1,7 +1,7 @@
-#include <algorithm>
 #include <optional>
 
 #include "bindings/ndarray.h"
+#include "bindings/strip_starts.h"
 #include "convbasis/recover.h"
 #include "convbasis/toeplitz.h"
 
@@ -30,14 +30,7 @@ py::tuple starts_of(const py::array& query, const py::array& key, double scale,
     const StripStarts found = run(num_threads, [&](const Exec& exec) {
       return recover_starts<T>(q, k, scale, options, exec);
     });
-    auto starts = make_array<index_t>({found.batch, found.heads, found.max_bases});
-    auto counts = make_array<index_t>({found.batch, found.heads});
-    auto complete = make_array<bool>({found.batch, found.heads});
-    std::copy(found.starts.begin(), found.starts.end(), starts.mutable_data());
-    std::copy(found.num_bases.begin(), found.num_bases.end(), counts.mutable_data());
-    std::transform(found.complete.begin(), found.complete.end(), complete.mutable_data(),
-                   [](char flag) { return flag != 0; });
-    return py::make_tuple(starts, counts, complete, found.seen_finite);
+    return starts_tuple(found);
   });
 }
 

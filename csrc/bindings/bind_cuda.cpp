@@ -2,6 +2,8 @@
 #include <type_traits>
 
 #include "bindings/ndarray.h"
+#include "bindings/strip_starts.h"
+#include "convbasis/attention.h"
 #include "convbasis/cuda.h"
 #include "convbasis/device.h"
 
@@ -92,6 +94,21 @@ void sums_of(const DeviceBasis& basis, const DeviceTuple& out, const StreamTuple
   std::get<3>(out) == name_of<double>() ? sums(double()) : sums(float());
 }
 
+py::tuple starts_of(const DeviceTuple& query, const DeviceTuple& key, double scale,
+                    std::optional<index_t> num_bases, index_t window, double delta, double epsilon,
+                    bool bisect, index_t value_dim, const StreamTuple& stream) {
+  const auto search = bisect ? RecoverOptions::Search::bisect : RecoverOptions::Search::scan;
+  const RecoverOptions options{num_bases, window, delta, epsilon, search, value_dim};
+  StripStarts found;
+  dispatch_device(query, "query", [&]<class E>(E) {
+    const auto q = device_view<const E, 4>(query, "query");
+    const auto k = device_view<const E, 4>(key, "key");
+    const py::gil_scoped_release nogil;
+    found = cuda::recover_starts<E>(q, k, scale, options, stream_of(stream));
+  });
+  return starts_tuple(found);
+}
+
 void fill_kernels(const DeviceTuple& query, const DeviceTuple& key, const py::array& starts,
                   const py::array& num_bases, const DeviceTuple& kernels, double scale,
                   const StreamTuple& stream) {
@@ -118,6 +135,64 @@ void attend(const DeviceBasis& lower, const DeviceTuple& value, const DeviceTupl
   });
 }
 
+void attend_exactly(const DeviceTuple& query, const DeviceTuple& key, const DeviceTuple& value,
+                    const DeviceTuple& out, const std::optional<DeviceTuple>& lse, double scale,
+                    bool is_causal, const Heads& heads, const StreamTuple& stream) {
+  if (heads && heads->size() == 0) return;
+  const AttentionOptions options{.scale = scale, .is_causal = is_causal};
+  dispatch_device(query, "query", [&]<class E>(E) {
+    const auto q = device_view<const E, 4>(query, "query");
+    const auto k = device_view<const E, 4>(key, "key");
+    const auto v = device_view<const E, 4>(value, "value");
+    const auto y = device_view<E, 4>(out, "out");
+    const auto l = optional_view<cuda::Compute<E>, 3>(lse, "lse");
+    const py::gil_scoped_release nogil;
+    cuda::exact_attention<E>(q, k, v, y, l, options, listed(heads), stream_of(stream));
+  });
+}
+
+void differentiate_exactly(const DeviceTuple& query, const DeviceTuple& key,
+                           const DeviceTuple& value, const DeviceTuple& grad_output,
+                           const DeviceTuple& grad_query, const DeviceTuple& grad_key,
+                           const DeviceTuple& grad_value, double scale, bool is_causal,
+                           const Heads& heads, const StreamTuple& stream) {
+  if (heads && heads->size() == 0) return;
+  const AttentionOptions options{.scale = scale, .is_causal = is_causal};
+  dispatch_device(query, "query", [&]<class E>(E) {
+    const auto q = device_view<const E, 4>(query, "query");
+    const auto k = device_view<const E, 4>(key, "key");
+    const auto v = device_view<const E, 4>(value, "value");
+    const auto dy = device_view<const E, 4>(grad_output, "grad_output");
+    const auto dq = device_view<E, 4>(grad_query, "grad_query");
+    const auto dk = device_view<E, 4>(grad_key, "grad_key");
+    const auto dv = device_view<E, 4>(grad_value, "grad_value");
+    const py::gil_scoped_release nogil;
+    cuda::exact_attention_backward<E>(q, k, v, dy, dq, dk, dv, options, listed(heads),
+                                      stream_of(stream));
+  });
+}
+
+void conv_backward(const DeviceBasis& lower, const DeviceTuple& query, const DeviceTuple& key,
+                   const DeviceTuple& value, const DeviceTuple& grad_output,
+                   const DeviceTuple& grad_query, const DeviceTuple& grad_key,
+                   const DeviceTuple& grad_value, double scale, bool through_entries,
+                   const StreamTuple& stream) {
+  dispatch_device(query, "query", [&]<class E>(E) {
+    const auto logits = device_basis<cuda::Compute<E>>(lower);
+    const auto q = device_view<const E, 4>(query, "query");
+    const auto k = device_view<const E, 4>(key, "key");
+    const auto v = device_view<const E, 4>(value, "value");
+    const auto dy = device_view<const E, 4>(grad_output, "grad_output");
+    const auto dq = device_view<E, 4>(grad_query, "grad_query");
+    const auto dk = device_view<E, 4>(grad_key, "grad_key");
+    const auto dv = device_view<E, 4>(grad_value, "grad_value");
+    const Gradient gradient = through_entries ? Gradient::attention : Gradient::basis;
+    const py::gil_scoped_release nogil;
+    cuda::conv_attention_backward<E>(logits, q, k, v, dy, dq, dk, dv, scale, gradient, {},
+                                     stream_of(stream));
+  });
+}
+
 int device_of(std::uintptr_t address) {
   return cuda::device_of(reinterpret_cast<const void*>(address));
 }
@@ -131,10 +206,23 @@ void register_cuda(py::module_& module) {
   module.def("cuda_conv_matmul", &matmul, arg("basis"), arg("x"), arg("out"), arg("transpose"),
              arg("stream"));
   module.def("cuda_row_sums", &sums_of, arg("basis"), arg("out"), arg("stream"));
+  module.def("cuda_recover_starts", &starts_of, arg("query"), arg("key"), arg("scale"),
+             arg("num_bases").none(true), arg("window"), arg("delta"), arg("epsilon"),
+             arg("bisect"), arg("value_dim"), arg("stream"));
   module.def("cuda_recover_kernels", &fill_kernels, arg("query"), arg("key"), arg("starts"),
              arg("num_bases"), arg("kernels"), arg("scale"), arg("stream"));
   module.def("cuda_conv_attention", &attend, arg("lower"), arg("value"), arg("out"),
              arg("lse").none(true), arg("stream"));
+  module.def("cuda_exact_attention", &attend_exactly, arg("query"), arg("key"), arg("value"),
+             arg("out"), arg("lse").none(true), arg("scale"), arg("is_causal"),
+             arg("heads").none(true), arg("stream"));
+  module.def("cuda_exact_attention_backward", &differentiate_exactly, arg("query"), arg("key"),
+             arg("value"), arg("grad_output"), arg("grad_query"), arg("grad_key"),
+             arg("grad_value"), arg("scale"), arg("is_causal"), arg("heads").none(true),
+             arg("stream"));
+  module.def("cuda_conv_attention_backward", &conv_backward, arg("lower"), arg("query"), arg("key"),
+             arg("value"), arg("grad_output"), arg("grad_query"), arg("grad_key"),
+             arg("grad_value"), arg("scale"), arg("through_entries"), arg("stream"));
 }
 
 }  // namespace convbasis::bindings

@@ -28,6 +28,7 @@ PYBIND11_MODULE(_core, module, pybind11::mod_gil_not_used()) {
   register_calibrate(module);
   register_cost(module);
   register_cuda(module);
+  register_device_memory(module);
   register_info(module);
   register_lowrank(module);
   register_polynomial(module);

@@ -139,6 +139,7 @@ void register_calibrate(py::module_& module);
 void register_cost(py::module_& module);
 void register_cuda(py::module_& module);
 void register_info(py::module_& module);
+void register_device_memory(py::module_& module);
 void register_lowrank(py::module_& module);
 void register_polynomial(py::module_& module);
 void register_sparsify(py::module_& module);

@@ -102,12 +102,18 @@ template <class E>
   array.data = const_cast<Value*>(view.data);
   array.element = element_of<Value>;
   array.heads = heads;
-  array.group = heads / view.shape[1];
+  array.group = view.shape[1] > 0 ? heads / view.shape[1] : 1;
   array.rows = view.shape[2];
   array.channels = view.shape[3];
   for (int axis = 0; axis < 4; ++axis)
     array.strides[axis] = view.strides[static_cast<std::size_t>(axis)];
   return array;
+}
+
+/// Contiguous rows of T of `all` flat heads.
+template <class T>
+[[nodiscard]] Array<T> packed_array(T* data, index_t all, index_t rows, index_t channels) {
+  return array_of(contiguous_view<T, 4>(data, {1, all, rows, channels}), all);
 }
 
 /// One number a row as an array of one channel; without data it stays empty.

@@ -23,9 +23,7 @@ struct LargestOfLags {
     const index_t strip_index = block.index / parts;
     const int head = static_cast<int>(strip_index / logits.most);
     const int strip = static_cast<int>(strip_index % logits.most);
-    const bool used = strip < logits.counts[head];
-    const index_t first = block.index % parts * kLags;
-    const index_t lags = used ? logits.rows - logits.begin(head, strip) : 0;
+    const index_t first = block.index % parts * kLags, lags = logits.lags(head, strip);
     const index_t last = first + kLags < lags ? first + kLags : lags;
     const T* kernel = logits.kernel(head, strip);
     block.each(kThreads, [&](int t) {
@@ -69,7 +67,7 @@ struct Exponentiate {
   CONVBASIS_DEVICE void operator()(index_t row, index_t lag) const {
     const int head = static_cast<int>(row / weights.most);
     const int strip = static_cast<int>(row % weights.most);
-    if (strip >= weights.counts[head] || lag >= weights.rows - weights.begin(head, strip)) return;
+    if (lag >= weights.lags(head, strip)) return;
     const int source = strip - uncovered[head];
     const T logit = source < 0 ? T(0) : logits.kernel(head, source)[lag];
     to[row * weights.rows + lag] = exponential(logit - shifts[head]);

@@ -21,6 +21,8 @@ constexpr index_t kDirectTile = 64;  // outputs, and channels, of a direct tile
 
 double ratio(index_t a, index_t b) { return static_cast<double>(a) / static_cast<double>(b); }
 
+}  // namespace
+
 double level_cost(std::span<const StripLayout> heads, double channels, double size,
                   const Level& level, const GpuModel& model) {
   const auto block = static_cast<double>(level.block);
@@ -44,8 +46,6 @@ double level_cost(std::span<const StripLayout> heads, double channels, double si
       std::ceil(4 * size * block * channels * slots / static_cast<double>(model.workspace));
   return bytes / model.bytes + flops / model.flops + chunks * kLaunches * model.launch;
 }
-
-}  // namespace
 
 double schedule_cost(std::span<const StripLayout> heads, index_t channels, index_t element_size,
                      const Schedule& schedule, const GpuModel& model) {

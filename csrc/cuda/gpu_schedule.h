@@ -16,6 +16,10 @@ struct GpuModel {
   index_t workspace = index_t{256} << 20;  ///< bytes of one chunk of work, about
 };
 
+/// Estimated nanoseconds of one level that all these heads share.
+[[nodiscard]] double level_cost(std::span<const StripLayout> heads, double channels, double size,
+                                const Level& level, const GpuModel& model);
+
 /// Estimated nanoseconds of a schedule that all these heads share.
 [[nodiscard]] double schedule_cost(std::span<const StripLayout> heads, index_t channels,
                                    index_t element_size, const Schedule& schedule,

@@ -66,7 +66,8 @@ class Planner {
     if (new_chunk)
       plan.chunks.push_back({static_cast<index_t>(plan.inputs.size()), 0,
                              static_cast<index_t>(plan.outputs.size()), 0,
-                             static_cast<index_t>(plan.tiles.size()), 0});
+                             static_cast<index_t>(plan.tiles.size()), 0,
+                             static_cast<index_t>(plan.cells.size()), 0});
     Chunk& chunk = plan.chunks.back();
     const auto count = static_cast<index_t>(outputs.size());
     for (index_t first = 0; first < count; first += kTileOutputs) {
@@ -82,6 +83,9 @@ class Planner {
                             narrow(chunk.inputs + (begin - inputs.begin())), narrow(acting)});
       ++chunk.tiles;
     }
+    plan.cells.push_back({narrow(chunk.outputs), narrow(count), narrow(chunk.inputs),
+                          narrow(static_cast<index_t>(inputs.size()))});
+    ++chunk.cells;
     chunk.inputs += static_cast<index_t>(inputs.size());
     chunk.outputs += count;
     plan.inputs.insert(plan.inputs.end(), inputs.begin(), inputs.end());
@@ -107,7 +111,7 @@ std::vector<LevelPlan> plan_level(std::span<const StripLayout> heads, const Leve
   for (std::size_t head = 0; head < heads.size(); ++head) {
     const bool full = !plans.empty() &&
                       static_cast<index_t>(plans.back().windows.size()) * slot_bytes >= workspace;
-    if (plans.empty() || full) plans.push_back({level, channels, {}, {}, {}, {}, {}});
+    if (plans.empty() || full) plans.push_back({level, channels, {}, {}, {}, {}, {}, {}});
     LevelPlan& plan = plans.back();
     planner.add_windows(heads[head], static_cast<index_t>(head), plan);
     for (const Cell& cell : planner.cells_of(heads[head], static_cast<index_t>(head))) {

@@ -21,14 +21,15 @@ struct Slot {
   std::int32_t head, block, first, last, base;
 };
 
-/// Outputs that one thread block sums, and the inputs that may act on them, in their chunk.
+/// Outputs that one thread block sums, and the inputs that may act on them, in their chunk; of a
+/// cell, a span of one head, all of both.
 struct Tile {
   std::int32_t output, outputs, input, inputs;
 };
 
 /// Work that is in memory at the same time.
 struct Chunk {
-  index_t input, inputs, output, outputs, tile, tiles;
+  index_t input, inputs, output, outputs, tile, tiles, cell, cells;
 };
 
 /// One level for heads [head, head + heads), whose windows are in memory at the same time.
@@ -37,7 +38,7 @@ struct LevelPlan {
   index_t width;  ///< channels that are in memory at the same time
   std::vector<Window> windows;
   std::vector<Slot> inputs, outputs;  ///< transposed: inputs are blocks and outputs are pieces
-  std::vector<Tile> tiles;
+  std::vector<Tile> tiles, cells;
   std::vector<Chunk> chunks;
 };
 

@@ -1,153 +1,45 @@
 #include "core/buffer.h"
 #include "core/shape.h"
 #include "cuda/normalize.h"
-#include "cuda/numeric.h"
+#include "cuda/window_sums.h"
 
 // Row i of a strip of columns [begin, end) sums lags i - end + 1 to i - begin: a window of the
-// strip's width. A tile of rows is as long as a run of lags. Of a wide strip, its windows share
-// their middle; before it lies a suffix of one run of lags, behind it a prefix of another. Those,
-// and the windows of a narrow strip, come from sums of 1, 2, 4, ... neighbours.
+// strip's width.
 
 namespace convbasis::cuda {
 namespace {
 
-constexpr int kThreads = 256, kRun = 512, kEach = 2 * kRun / kThreads;
-
-/// The sum of each run of lags.
+/// The lags of one strip after another.
 template <class T>
-struct RunTotals {
+struct StripLags {
   StripTable<T> strips;
-  index_t runs;    // of a strip
-  double* totals;  // (all heads, most, runs)
-  CONVBASIS_DEVICE void operator()(Block<kThreads> block) const {
-    auto* values = reinterpret_cast<double*>(block.shared);
-    const index_t strip_index = block.index / runs;
-    const int head = static_cast<int>(strip_index / strips.most);
-    const int strip = static_cast<int>(strip_index % strips.most);
-    const bool used = strip < strips.counts[head];
-    const index_t lags = used ? strips.rows - strips.begin(head, strip) : 0;
-    const index_t first = block.index % runs * kRun;
-    const T* kernel = strips.kernel(head, strip);
-    block.each(kThreads, [&](int t) {
-      double sum = 0;
-      for (index_t lag = first + t; lag < first + kRun && lag < lags; lag += kThreads)
-        sum += static_cast<double>(kernel[lag]);
-      values[t] = sum;
-    });
-    sum_all(block, values);
-    block.each(1, [&](int) { totals[block.index] = values[0]; });
+  [[nodiscard]] CONVBASIS_DEVICE Numbers<T> of(index_t index) const {
+    const int head = static_cast<int>(index / strips.most);
+    const int strip = static_cast<int>(index % strips.most);
+    return {strips.kernel(head, strip), strips.lags(head, strip)};
   }
 };
 
 template <class T>
 struct SumTileOfRows {
-  static constexpr std::size_t kSharedBytes = sizeof(double) * (2 * kRun + kThreads);
   StripTable<T> strips;
   const double* totals;
-  index_t runs, tiles;
+  index_t runs;
   double* sums;
-
-  struct Values {
-    double of[kEach];
-  };
-  using Many = PerThread<Values, kThreads>;
-
-  /// values[i] becomes the sum of `width` values from i on, in segments of `segment`.
-  static CONVBASIS_DEVICE void sum_windows(Block<kThreads>& block, double* values, Many& next,
-                                           Many& sum, int segment, int width) {
-    block.each(kThreads, [&](int t) {
-      CONVBASIS_UNROLL
-      for (int e = 0; e < kEach; ++e) sum[t].of[e] = 0;
-    });
-    for (int bit = 1, done = 0; bit <= width; bit *= 2) {
-      const bool taken = (width & bit) != 0;
-      block.each(kThreads, [&](int t) {
-        CONVBASIS_UNROLL
-        for (int e = 0; e < kEach; ++e) {
-          const int i = t + e * kThreads, left = segment - i % segment;
-          if (taken && done < left) sum[t].of[e] += values[i + done];
-          next[t].of[e] = values[i] + (bit < left ? values[i + bit] : 0.0);
-        }
-      });
-      if (taken) done += bit;
-      block.each(kThreads, [&](int t) {
-        CONVBASIS_UNROLL
-        for (int e = 0; e < kEach; ++e) values[t + e * kThreads] = next[t].of[e];
-      });
-    }
-    block.each(kThreads, [&](int t) {
-      CONVBASIS_UNROLL
-      for (int e = 0; e < kEach; ++e) values[t + e * kThreads] = sum[t].of[e];
-    });
-  }
-
-  CONVBASIS_DEVICE void operator()(Block<kThreads> block) const {
-    auto* values = reinterpret_cast<double*>(block.shared);
-    double* partial = values + 2 * kRun;
-    const int head = static_cast<int>(block.index / tiles);
-    const index_t row = block.index % tiles * kRun;
-    Many next, sum, total;
-    block.each(kThreads, [&](int t) {
-      CONVBASIS_UNROLL
-      for (int e = 0; e < kEach; ++e) total[t].of[e] = 0;
-    });
+  CONVBASIS_DEVICE void operator()(Block<kWindowThreads> block) const {
+    const int head = static_cast<int>(block.index / runs);
+    const index_t row = block.index % runs * kRun;
+    WindowSums windows(block);
     for (int strip = 0; strip < strips.counts[head]; ++strip) {
       const index_t begin = strips.begin(head, strip), end = strips.end(head, strip);
       if (begin >= row + kRun) break;
-      const index_t low = row - end + 1, high = row - begin;  // lags of the first row
-      const index_t lags = strips.rows - begin, width = end - begin;
-      const T* kernel = strips.kernel(head, strip);
-      const double* my_totals = totals + (index_t{head} * strips.most + strip) * runs;
-      const auto lag_value = [&](index_t lag) {
-        return lag >= 0 && lag < lags ? static_cast<double>(kernel[lag]) : 0.0;
-      };
-      const bool wide = width >= kRun;
-      block.each(2 * kRun, [&](int i) {
-        if (!wide) {
-          values[i] = i < kRun + width - 1 ? lag_value(low + i) : 0.0;
-        } else if (i < kRun) {
-          values[i] = low + i < high ? lag_value(low + i) : 0.0;  // summed towards its end
-        } else {
-          values[i] = lag_value(high + 2 * kRun - 1 - i);  // reversed: towards its beginning
-        }
-      });
-      sum_windows(block, values, next, sum, wide ? kRun : 2 * kRun,
-                  wide ? kRun : static_cast<int>(width));
-      if (wide) sum_middle(block, lag_value, my_totals, low + kRun, high, partial);
-      block.each(kThreads, [&](int t) {
-        CONVBASIS_UNROLL
-        for (int e = 0; e < kRun / kThreads; ++e) {
-          const int i = t + e * kThreads;
-          total[t].of[e] += wide ? values[i] + partial[0] + values[2 * kRun - 1 - i] : values[i];
-        }
-      });
+      const Numbers<T> numbers{strips.kernel(head, strip), strips.lags(head, strip)};
+      windows.add(block, numbers, totals + (index_t{head} * strips.most + strip) * runs,
+                  row - end + 1, end - begin);
     }
-    block.each(kThreads, [&](int t) {
-      CONVBASIS_UNROLL
-      for (int e = 0; e < kRun / kThreads; ++e) {
-        const index_t i = row + t + e * kThreads;
-        if (i < strips.rows) sums[head * strips.rows + i] = total[t].of[e];
-      }
+    windows.each(block, [&](int i, double sum) {
+      if (row + i < strips.rows) sums[head * strips.rows + row + i] = sum;
     });
-  }
-
-  /// partial[0] = the sum of lags [first, last): whole runs, and what lies before and behind them.
-  template <class LagValue>
-  static CONVBASIS_DEVICE void sum_middle(Block<kThreads>& block, const LagValue& lag_value,
-                                          const double* totals, index_t first, index_t last,
-                                          double* partial) {
-    if (first < 0) first = 0;
-    const index_t run = (first + kRun - 1) / kRun, stop = last > 0 ? last / kRun : 0;
-    const index_t head_end = run * kRun < last ? run * kRun : last;
-    const index_t tail = stop > run ? stop * kRun : head_end;
-    block.each(kThreads, [&](int t) {
-      double sum = 0;
-      for (index_t lag = first + t; lag < head_end; lag += kThreads) sum += lag_value(lag);
-      for (index_t i = run + t; i < stop; i += kThreads) sum += totals[i];
-      for (index_t lag = tail + t; lag < last; lag += kThreads) sum += lag_value(lag);
-      partial[t] = sum;
-    });
-    sum_all(block, partial);
   }
 };
 
@@ -170,11 +62,11 @@ void sum_rows(const Strips<T>& strips, double* sums, const Stream& stream) {
   const auto all = static_cast<index_t>(strips.layouts.size());
   const index_t runs = ceil_div(table.rows, kRun);
   const DeviceBuffer<double> totals(stream, all * table.most * runs);
-  launch_blocks<kThreads>(stream, totals.size(), kThreads * sizeof(double),
-                          RunTotals<T>{table, runs, totals.data()});
-  using Kernel = SumTileOfRows<T>;
-  launch_blocks<kThreads>(stream, all * runs, Kernel::kSharedBytes,
-                          Kernel{table, totals.data(), runs, runs, sums});
+  using Totals = RunTotals<StripLags<T>>;
+  launch_blocks<kWindowThreads>(stream, totals.size(), Totals::kSharedBytes,
+                                Totals{{table}, runs, totals.data()});
+  launch_blocks<kWindowThreads>(stream, all * runs, WindowSums::kSharedBytes,
+                                SumTileOfRows<T>{table, totals.data(), runs, sums});
 }
 
 template <class T>

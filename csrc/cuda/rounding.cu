@@ -94,7 +94,7 @@ struct PieceSquares {
     block.each(kThreads, [&](int t) {
       double sum = 0;
       for (index_t row = piece.first + t; row < piece.last; row += kThreads)
-        sum += row_squares[piece.head * columns + row];
+        sum += row_squares != nullptr ? row_squares[piece.head * columns + row] : 1.0;
       values[t] = sum;
     });
     sum_all(block, values);

@@ -11,7 +11,8 @@ constexpr index_t kErrorRows = 64;  // no schedule has smaller blocks
 /// Squares of the errors that the transforms of all levels are expected to leave in a row, summed
 /// over channels: one number for each kErrorRows rows, (all heads, granules).
 struct RoundingErrors {
-  const double* row_squares;  ///< sums of squares of each row of x, (all heads, columns)
+  /// Sums of squares of each row of x, (all heads, columns); null: all are 1.
+  const double* row_squares;
   index_t columns, granules;
   double* squares;
 };

@@ -63,6 +63,18 @@ void release(const Stream& stream, void* memory) noexcept {
   (void)cudaFreeAsync(memory, native(stream));
 }
 
+void order(const Stream& first, void* then) {
+  if (first.stream == then) return;
+  const DeviceGuard guard(first.device);
+  cudaEvent_t event = nullptr;
+  CONVBASIS_CHECK_CUDA(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+  const cudaError_t recorded = cudaEventRecord(event, native(first));
+  const cudaError_t waits = cudaStreamWaitEvent(static_cast<cudaStream_t>(then), event, 0);
+  CONVBASIS_CHECK_CUDA(cudaEventDestroy(event));  // once it has happened
+  check(recorded, "cudaEventRecord");
+  check(waits, "cudaStreamWaitEvent");
+}
+
 void copy(const Stream& stream, void* to, const void* from, std::size_t bytes) {
   CONVBASIS_CHECK_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, native(stream)));
 }

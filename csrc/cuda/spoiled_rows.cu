@@ -15,6 +15,7 @@ struct AttendSpoiled {
   Array<T> value;
   const std::int32_t* spoiled;
   Array<T> out, lse;
+  double* exact_lse;
   index_t tiles;
 
   [[nodiscard]] CONVBASIS_DEVICE double logit(int head, index_t row, index_t column) const {
@@ -48,7 +49,9 @@ struct AttendSpoiled {
     });
     sum_all(block, values);
     block.each(1, [&](int t) {
-      if (lse.data != nullptr) lse.store(head, row, 0, static_cast<T>(log(values[0]) + top[t]));
+      const double log_sum = log(values[0]) + top[t];
+      if (lse.data != nullptr) lse.store(head, row, 0, static_cast<T>(log_sum));
+      if (exact_lse != nullptr) exact_lse[head * logits.rows + row] = log_sum;
     });
     for (index_t channel = 0; channel < out.channels; channel += kThreads)
       sum_channels(block, head, row, keys, channel, values, weights, top);
@@ -82,17 +85,18 @@ struct AttendSpoiled {
 
 template <class T>
 void attend_spoiled(const Strips<T>& logits, const Array<T>& value, const std::int32_t* spoiled,
-                    const Array<T>& out, const Array<T>& lse, const Stream& stream) {
+                    const Array<T>& out, const Array<T>& lse, double* exact_lse,
+                    const Stream& stream) {
   const index_t tiles = ceil_div(logits.table.rows, kRows);
   using Kernel = AttendSpoiled<T>;
   launch_blocks<kThreads>(stream, static_cast<index_t>(logits.layouts.size()) * tiles,
                           Kernel::kSharedBytes,
-                          Kernel{logits.table, value, spoiled, out, lse, tiles});
+                          Kernel{logits.table, value, spoiled, out, lse, exact_lse, tiles});
 }
 
 template void attend_spoiled(const Strips<float>&, const Array<float>&, const std::int32_t*,
-                             const Array<float>&, const Array<float>&, const Stream&);
+                             const Array<float>&, const Array<float>&, double*, const Stream&);
 template void attend_spoiled(const Strips<double>&, const Array<double>&, const std::int32_t*,
-                             const Array<double>&, const Array<double>&, const Stream&);
+                             const Array<double>&, const Array<double>&, double*, const Stream&);
 
 }  // namespace convbasis::cuda

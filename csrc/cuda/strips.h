@@ -28,6 +28,10 @@ struct StripTable {
   [[nodiscard]] CONVBASIS_DEVICE index_t end(int head, int strip) const {
     return starts[head * (most + 1) + strip + 1];
   }
+  /// How many lags a strip has: 0 at a place that a head has no strip for.
+  [[nodiscard]] CONVBASIS_DEVICE index_t lags(int head, int strip) const {
+    return strip < counts[head] ? rows - begin(head, strip) : 0;
+  }
   /// The strip that a column lies in, -1 before the first and past the last one.
   [[nodiscard]] CONVBASIS_DEVICE int strip_of(int head, index_t column) const {
     const std::int32_t* mine = starts + head * (most + 1);

@@ -21,10 +21,11 @@ struct Round {
 template <class T>
 void multiply_strips(const Strips<T>& strips, const Schedule& schedule, bool transpose,
                      const Array<T>& x, const Array<T>& y, index_t workspace, const Stream& stream,
-                     const RoundingErrors* rounding) {
+                     std::span<const RoundingErrors> rounding) {
   multiply_diagonal(strips, schedule.diagonal, transpose, x, y, stream);
   for (const Level& level : schedule.levels)
-    add_level(strips, level, transpose, x, y, workspace, stream, transpose ? nullptr : rounding);
+    add_level(strips, level, transpose, x, y, workspace, stream,
+              transpose ? std::span<const RoundingErrors>{} : rounding);
 }
 
 template <class E>
@@ -68,8 +69,10 @@ CONVBASIS_INSTANTIATE(Float16)
 CONVBASIS_INSTANTIATE(BFloat16)
 #undef CONVBASIS_INSTANTIATE
 template void multiply_strips(const Strips<float>&, const Schedule&, bool, const Array<float>&,
-                              const Array<float>&, index_t, const Stream&, const RoundingErrors*);
+                              const Array<float>&, index_t, const Stream&,
+                              std::span<const RoundingErrors>);
 template void multiply_strips(const Strips<double>&, const Schedule&, bool, const Array<double>&,
-                              const Array<double>&, index_t, const Stream&, const RoundingErrors*);
+                              const Array<double>&, index_t, const Stream&,
+                              std::span<const RoundingErrors>);
 
 }  // namespace convbasis::cuda

@@ -11,6 +11,9 @@ namespace {
 
 }  // namespace
 
+std::shared_ptr<void> make_memory(const Stream&, std::size_t) { refuse("make_memory"); }
+void order(const Stream&, void*) { refuse("order"); }
+
 template <class E>
 void conv_matmul(const BasisView<Compute<E>>&, View<const E, 4>, View<E, 4>, bool, const Stream&) {
   refuse("conv_matmul");
@@ -40,10 +43,24 @@ void conv_attention(const BasisView<Compute<E>>&, View<const E, 4>, View<E, 4>, 
 }
 
 template <class E>
+void conv_attention_backward(const BasisView<Compute<E>>&, View<const E, 4>, View<const E, 4>,
+                             View<const E, 4>, View<const E, 4>, View<E, 4>, View<E, 4>, View<E, 4>,
+                             double, Gradient, View<index_t, 2>, const Stream&) {
+  refuse("conv_attention_backward");
+}
+
+template <class E>
 void exact_attention(View<const E, 4>, View<const E, 4>, View<const E, 4>, View<E, 4>,
                      View<Compute<E>, 3>, const AttentionOptions&, std::span<const index_t>,
                      const Stream&) {
   refuse("exact_attention");
+}
+
+template <class E>
+void exact_attention_backward(View<const E, 4>, View<const E, 4>, View<const E, 4>,
+                              View<const E, 4>, View<E, 4>, View<E, 4>, View<E, 4>,
+                              const AttentionOptions&, std::span<const index_t>, const Stream&) {
+  refuse("exact_attention_backward");
 }
 
 #define CONVBASIS_INSTANTIATE(E)                                                                  \
@@ -54,11 +71,18 @@ void exact_attention(View<const E, 4>, View<const E, 4>, View<const E, 4>, View<
                                 const Stream&);                                                   \
   template void conv_attention(const BasisView<Compute<E>>&, View<const E, 4>, View<E, 4>,        \
                                View<Compute<E>, 3>, View<index_t, 2>, const Stream&);             \
+  template void conv_attention_backward(const BasisView<Compute<E>>&, View<const E, 4>,           \
+                                        View<const E, 4>, View<const E, 4>, View<const E, 4>,     \
+                                        View<E, 4>, View<E, 4>, View<E, 4>, double, Gradient,     \
+                                        View<index_t, 2>, const Stream&);                         \
   template StripStarts recover_starts(View<const E, 4>, View<const E, 4>, double,                 \
                                       const RecoverOptions&, const Stream&);                      \
   template void exact_attention(View<const E, 4>, View<const E, 4>, View<const E, 4>, View<E, 4>, \
                                 View<Compute<E>, 3>, const AttentionOptions&,                     \
-                                std::span<const index_t>, const Stream&);
+                                std::span<const index_t>, const Stream&);                         \
+  template void exact_attention_backward(                                                         \
+      View<const E, 4>, View<const E, 4>, View<const E, 4>, View<const E, 4>, View<E, 4>,         \
+      View<E, 4>, View<E, 4>, const AttentionOptions&, std::span<const index_t>, const Stream&);
 CONVBASIS_INSTANTIATE(float)
 CONVBASIS_INSTANTIATE(double)
 CONVBASIS_INSTANTIATE(Float16)

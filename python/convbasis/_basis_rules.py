@@ -32,9 +32,8 @@ def check(
     num_bases: np.ndarray,
     kernels: np.ndarray,
     num_columns: Any,
-    complete: np.ndarray,
 ) -> None:
-    """The constructor's rules, in argument order."""
+    """The constructor's rules for the matrices, in argument order."""
     n = kernels.shape[-1]
     check_strips(starts, num_bases, kernels, num_columns)
     if not np.isfinite(kernels).all():
@@ -49,18 +48,24 @@ def check(
         raise wrong(
             NAME, "kernels", "has entries past the last row", "0 at lags t >= n - start", "others"
         )
-    if complete.dtype != bool:
-        raise wrong(
-            NAME, "complete", "does not hold bools", "a bool array", complete.dtype, TypeError
-        )
-    if complete.shape != num_bases.shape:
+
+
+def completeness(complete: Any, num_bases: np.ndarray) -> np.ndarray:
+    """A copy of `complete`, one bool a head; one for all of them is repeated."""
+    array = np.array(complete)
+    if array.ndim == 0:
+        array = np.full(num_bases.shape, array)
+    if array.dtype != bool:
+        raise wrong(NAME, "complete", "does not hold bools", "a bool array", array.dtype, TypeError)
+    if array.shape != num_bases.shape:
         raise wrong(
             NAME,
             "complete",
             "does not match num_bases",
             f"shape {num_bases.shape}",
-            f"shape {complete.shape}",
+            f"shape {array.shape}",
         )
+    return array
 
 
 def check_strips(starts: np.ndarray, num_bases: np.ndarray, kernels: Any, num_columns: Any) -> None:

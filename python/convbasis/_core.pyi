@@ -289,3 +289,65 @@ def cuda_conv_attention(
     lse: _Device | None,
     stream: _Stream,
 ) -> None: ...
+def cuda_recover_starts(
+    query: _Device,
+    key: _Device,
+    scale: float,
+    num_bases: int | None,
+    window: int,
+    delta: float,
+    epsilon: float,
+    bisect: bool,
+    value_dim: int,
+    stream: _Stream,
+) -> tuple[_Ints, _Ints, NDArray[np.bool_], bool]: ...
+def cuda_exact_attention(
+    query: _Device,
+    key: _Device,
+    value: _Device,
+    out: _Device,
+    lse: _Device | None,
+    scale: float,
+    is_causal: bool,
+    heads: _Ints | None,
+    stream: _Stream,
+) -> None: ...
+def cuda_exact_attention_backward(
+    query: _Device,
+    key: _Device,
+    value: _Device,
+    grad_output: _Device,
+    grad_query: _Device,
+    grad_key: _Device,
+    grad_value: _Device,
+    scale: float,
+    is_causal: bool,
+    heads: _Ints | None,
+    stream: _Stream,
+) -> None: ...
+def cuda_conv_attention_backward(
+    lower: _DeviceStrips,
+    query: _Device,
+    key: _Device,
+    value: _Device,
+    grad_output: _Device,
+    grad_query: _Device,
+    grad_key: _Device,
+    grad_value: _Device,
+    scale: float,
+    through_entries: bool,
+    stream: _Stream,
+) -> None: ...
+
+class DeviceMemory:
+    def __init__(self, shape: tuple[int, ...], dtype: str, stream: _Stream) -> None: ...
+    def address(self) -> int: ...
+    def __dlpack_device__(self) -> tuple[int, int]: ...
+    def __dlpack__(
+        self,
+        *,
+        stream: int | None = None,
+        max_version: object = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> object: ...

@@ -22,6 +22,10 @@ Native: TypeAlias = tuple[int, tuple[int, ...], tuple[int, ...], str]
 #: Of elements on a GPU.
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 
+#: Libraries with `__cuda_array_interface__` whose arrays may be written and name their stream. All
+#: others are read by DLPack, which knows bfloat16 and makes them ready first.
+WRITEABLE = ("cupy", "numba")
+
 #: Streams by number, as `__cuda_array_interface__` and DLPack count them.
 LEGACY_DEFAULT = 1
 
@@ -31,7 +35,7 @@ class DeviceArray:
     """Where the elements of a caller's array lie."""
 
     owner: Any  # the caller's array
-    library: str  # whose type it is: torch, cupy, numba, ...
+    package: str  # whose type it is: torch, cupy, numba, ...
     address: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]  # in elements
@@ -65,7 +69,7 @@ class DeviceArray:
         return self.address + low * self.itemsize, self.address + (high + 1) * self.itemsize
 
     def __str__(self) -> str:
-        return f"{self.library} array of shape {self.shape} on cuda:{self.device}"
+        return f"{self.package} array of shape {self.shape} on cuda:{self.device}"
 
 
 def is_on_device(value: object) -> bool:
@@ -76,6 +80,10 @@ def is_on_device(value: object) -> bool:
     if torch is not None and isinstance(value, torch.Tensor):
         return bool(value.is_cuda)
     return hasattr(value, "__cuda_array_interface__") or _dlpack.is_on_device(value)
+
+
+def package_of(value: object) -> str:
+    return type(value).__module__.partition(".")[0]
 
 
 def any_on_device(*values: object) -> bool:
@@ -96,7 +104,7 @@ def device_array(function: str, name: str, value: Any) -> DeviceArray:
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
         array = of_tensor(function, name, value, torch)
-    elif hasattr(value, "__cuda_array_interface__"):
+    elif package_of(value) in WRITEABLE or not hasattr(value, "__dlpack__"):
         array = of_interface(function, name, value)
     else:
         array = _of_dlpack(function, name, value)
@@ -161,7 +169,7 @@ def of_interface(function: str, name: str, value: Any) -> DeviceArray:
         device = _core.cuda_device_of(address) if address else 0
     return DeviceArray(
         value,
-        type(value).__module__.partition(".")[0],
+        package_of(value),
         int(address or 0),
         shape,
         strides,
@@ -177,7 +185,7 @@ def _of_dlpack(function: str, name: str, value: Any) -> DeviceArray:
     tensor = _dlpack.borrow(value, LEGACY_DEFAULT)
     return DeviceArray(
         tensor,  # holds the caller's array
-        type(value).__module__.partition(".")[0],
+        package_of(value),
         tensor.address,
         tensor.shape,
         contiguous(tensor.shape) if tensor.strides is None else tensor.strides,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from . import _core, _validate
-from ._device_arrays import DeviceArray, device_array
+from ._device_arrays import DeviceArray, contiguous, device_array
 from ._validate import wrong
 
 
@@ -36,7 +36,7 @@ def alike(function: str, named: Sequence[tuple[str, DeviceArray]]) -> None:
     """Raise unless all arrays are of one library and on one device."""
     first = named[0][1]
     for name, array in named:
-        if array.library != first.library:
+        if array.package != first.package:
             raise wrong(
                 function, name, "is of another library", f"a {first}", f"a {array}", TypeError
             )
@@ -59,29 +59,57 @@ def stream_of(function: str, arrays: Sequence[DeviceArray]) -> tuple[int, int]:
 
 
 def empty(function: str, like: DeviceArray, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
-    """A new array of the library and the device of `like`."""
-    library: Any = sys.modules.get(like.library)
+    """A new array of the library and the device of `like`, to be filled and then `delivered`.
+
+    A library whose arrays cannot be written takes over memory of this package.
+    """
+    package: Any = sys.modules.get(like.package)
     made: Any
-    if like.library == "torch":
-        made = library.empty(
-            shape, dtype=getattr(library, str(dtype)), device=f"cuda:{like.device}"
-        )
-    elif like.library == "cupy":
-        with library.cuda.Device(like.device):
-            made = library.empty(shape, dtype)
-    elif like.library == "numba":
-        with library.cuda.gpus[like.device]:
-            made = library.cuda.device_array(shape, dtype)
+    if like.package == "torch":
+        made = package.empty(shape, dtype=getattr(package, str(dtype)), device=like.owner.device)
+    elif like.package == "cupy":
+        with package.cuda.Device(like.device):
+            made = package.empty(shape, dtype)
+    elif like.package == "numba":
+        with package.cuda.gpus[like.device]:
+            made = package.cuda.device_array(shape, dtype)
     else:
+        taker_of(function, like)
+        stream = like.stream or 0
+        memory = _core.DeviceMemory(shape, str(dtype), (like.device, stream))
+        return DeviceArray(
+            memory,
+            like.package,
+            memory.address(),
+            shape,
+            contiguous(shape),
+            dtype,
+            like.device,
+            stream,
+        )
+    return device_array(function, "the result", made)
+
+
+def delivered(array: DeviceArray) -> Any:
+    """The array as its library has it, once the work that fills it is enqueued."""
+    if not isinstance(array.owner, _core.DeviceMemory):
+        return array.owner
+    return taker_of("from_dlpack", array)(array.owner)
+
+
+def taker_of(function: str, array: DeviceArray) -> Any:
+    """The function of the array's library that takes memory over by DLPack."""
+    package: Any = sys.modules.get("jax.dlpack" if array.package == "jaxlib" else array.package)
+    if not hasattr(package, "from_dlpack"):
         raise wrong(
             function,
             "the result",
-            f"would be an array of {like.library}, which cannot be made here",
-            "arrays of torch, CuPy or Numba",
-            f"a {like}",
+            f"would be an array of {array.package}, which cannot be made here",
+            "arrays of torch, CuPy, Numba, JAX or a library with from_dlpack",
+            f"a {array}",
             NotImplementedError,
         )
-    return device_array(function, "the result", made)
+    return package.from_dlpack
 
 
 def output(
@@ -95,7 +123,7 @@ def output(
     if out is None:
         return empty(function, first, shape, first.dtype)
     array = usable(function, [("out", out)])[0]
-    if (array.library, array.device) != (first.library, first.device):
+    if (array.package, array.device) != (first.package, first.device):
         raise wrong(
             function, "out", "is of another kind than the inputs", f"a {first}", f"a {array}"
         )

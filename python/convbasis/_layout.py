@@ -176,12 +176,5 @@ def output_gradient(function: str, grad_output: object, inputs: AttentionInputs)
     """The gradient by the output of a call with `inputs`, checked, as the core reads it."""
     grad = _validate.float_array(function, "grad_output", grad_output, min_ndim=2)
     _validate.same_dtype(function, "grad_output", grad, "query", inputs.dtype)
-    if grad.shape != inputs.out_shape:
-        raise _validate.wrong(
-            function,
-            "grad_output",
-            "differs in shape from the output",
-            str(inputs.out_shape),
-            grad.shape,
-        )
+    _validate.output_gradient_shape(function, grad.shape, inputs.out_shape)
     return operand(grad)

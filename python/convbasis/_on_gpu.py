@@ -1,10 +1,8 @@
-"""conv_matmul, recover_basis and conv_attention of arrays on a GPU; nothing waits for it."""
+"""conv_matmul of arrays on a GPU, and what its bases are held against; nothing waits for it."""
 
 from __future__ import annotations
 
 from typing import Any
-
-import numpy as np
 
 from . import _basis_rules, _core, _gpu_calls, _validate
 from ._device_arrays import DeviceArray, collapsed
@@ -62,123 +60,4 @@ def conv_matmul(basis: object, x: Any, *, transpose: object, out: Any, num_threa
         transpose,
         stream,
     )
-    return made.owner
-
-
-def recover_basis(
-    query: Any,
-    key: Any,
-    *,
-    starts: Any,
-    scale: object,
-    enable_gqa: object,
-    num_threads: object,
-) -> GpuBasis:
-    name = "recover_basis"
-    if starts is None:
-        raise wrong(
-            name,
-            "starts",
-            "is not given, and strips are not looked for on a GPU",
-            "where the strips begin, an array on the host",
-            "None",
-            NotImplementedError,
-        )
-    q, k = _gpu_calls.usable(name, [("query", query), ("key", key)])
-    _gpu_calls.same_dtype(name, [("query", q), ("key", k)])
-    enable_gqa = _validate.flag(name, "enable_gqa", enable_gqa)
-    _validate.attention_shapes(name, q, k, None, enable_gqa)
-    factor = _validate.scale_or_default(name, scale, q)
-    _validate.threads(name, num_threads)
-    n = q.shape[-2]
-    begin = _basis_rules.integers("starts", starts)
-    columns = min(n, k.shape[-2])
-    shape = (*q.shape[:-2], begin.shape[-1] if begin.ndim else 0, n)
-    kernels = _gpu_calls.empty(name, q, shape, _gpu_calls.compute_dtype(q))
-    basis = GpuBasis(
-        begin,
-        np.asarray((begin < n).sum(axis=-1)),
-        kernels.owner,
-        num_columns=columns,
-        scale=factor,
-    )
-    seen = k.with_axes((*k.shape[:-2], columns, k.shape[-1]), k.strides)
-    on_host = basis.on_device(name)
-    _core.cuda_recover_kernels(
-        collapsed(name, "query", q),
-        collapsed(name, "key", seen),
-        on_host[0],
-        on_host[1],
-        on_host[2],
-        factor,
-        _gpu_calls.stream_of(name, [q, k, kernels]),
-    )
-    return basis
-
-
-def conv_attention(
-    query: Any,
-    key: Any,
-    value: Any,
-    attn_mask: object,
-    dropout_p: object,
-    is_causal: object,
-    *,
-    scale: object,
-    enable_gqa: object,
-    basis: object,
-    refused: dict[str, Any],
-    check_finite: object,
-    out: Any,
-    return_lse: object,
-    num_threads: object,
-) -> Any:
-    """`refused` holds the arguments that a GPU cannot honour, by name."""
-    name = "conv_attention"
-    arrays = [("query", query), ("key", key), ("value", value)]
-    q, k, v = _gpu_calls.usable(name, arrays)
-    _gpu_calls.same_dtype(name, [("query", q), ("key", k), ("value", v)])
-    enable_gqa = _validate.flag(name, "enable_gqa", enable_gqa)
-    _validate.attention_shapes(name, q, k, v, enable_gqa)
-    _validate.no_mask_or_dropout(name, attn_mask, dropout_p)
-    if not _validate.flag(name, "is_causal", is_causal):
-        refused = {"is_causal": is_causal, **refused}
-    for argument, asked in refused.items():
-        raise wrong(
-            name,
-            argument,
-            "cannot be honoured on a GPU",
-            "is_causal=True and a basis, and nothing that judges it",
-            repr(asked),
-            NotImplementedError,
-        )
-    if basis is None:
-        raise wrong(
-            name,
-            "basis",
-            "is not given, and strips are not looked for on a GPU",
-            "recover_basis(query, key, starts=...)",
-            "None",
-            NotImplementedError,
-        )
-    logits = gpu_basis(name, basis)
-    _basis_rules.belongs(name, "basis", logits, q, k.shape[-2])
-    _basis_rules.scale_of(name, (logits,), _validate.scale_or_default(name, scale, q), scale)
-    _validate.flag(name, "check_finite", check_finite)
-    return_lse = _validate.flag(name, "return_lse", return_lse)
-    _validate.threads(name, num_threads)
-    shape = (*q.shape[:-1], v.shape[-1])
-    (kernels,) = _gpu_calls.usable(name, [("basis", logits.kernels)])
-    inputs = [("query", q), ("key", k), ("value", v), ("basis", kernels)]
-    _gpu_calls.alike(name, inputs)
-    made = _gpu_calls.output(name, out, shape, inputs)
-    lse = _gpu_calls.empty(name, v, shape[:-1], logits.dtype) if return_lse else None
-    seen = v.with_axes((*v.shape[:-2], logits.num_columns, v.shape[-1]), v.strides)
-    _core.cuda_conv_attention(
-        logits.on_device(name),
-        collapsed(name, "value", seen),
-        collapsed(name, "out", made),
-        None if lse is None else collapsed(name, "lse", lse, 1),
-        _gpu_calls.stream_of(name, [q, k, v, kernels, made]),
-    )
-    return made.owner if lse is None else (made.owner, lse.owner)
+    return _gpu_calls.delivered(made)

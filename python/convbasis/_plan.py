@@ -11,8 +11,9 @@ import numpy as np
 from . import _validate
 from ._layout import AttentionInputs
 from ._settings import ConvSettings
+from ._starts import Starts
 from .basis import ConvBasis, Strips
-from .recover import RecoverOptions, Starts, find_starts, form_strips
+from .recover import RecoverOptions, find_starts, form_strips
 from .report import Stopwatch
 
 
@@ -89,8 +90,7 @@ def plan_again(
     found = starts_of(inputs, options, threads)
     complete = functools.reduce(np.logical_and, [part.complete for part in found])
     if options.num_bases is None and not complete[by_strips].all():
-        candidates = min(inputs.query.shape[2] - int(options.window) + 1, inputs.key.shape[2])
-        unlimited = replace(options, num_bases=max(candidates - 1, 1))  # more would be every column
+        unlimited = options.unlimited(inputs.query.shape[2], inputs.key.shape[2])
         found = starts_of(inputs, unlimited, threads)
     return plan_of(inputs, found, by_strips, threads)
 

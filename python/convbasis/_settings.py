@@ -65,10 +65,7 @@ def conv_settings(
         if bases is None
         else _basis_rules.scale_of(function, bases, inputs.scale, scale)
     )
-    if bases is not None and options is not None:
-        raise _validate.wrong(
-            function, "options", "is given together with basis", "one of the two", "both"
-        )
+    one_of_two(function, basis, options)
     calibrate = None
     if may_calibrate and isinstance(options, CalibrateOptions):
         can_calibrate(function, inputs, certify)
@@ -103,6 +100,14 @@ def conv_settings(
     return ConvSettings(
         function, bases, common, options, calibrate, tol, on_miss, check_finite, certify, threads
     )
+
+
+def one_of_two(function: str, basis: object, options: object) -> None:
+    """Raise when strips are both given and to be looked for."""
+    if basis is not None and options is not None:
+        raise _validate.wrong(
+            function, "options", "is given together with basis", "one of the two", "both"
+        )
 
 
 def can_calibrate(function: str, inputs: AttentionInputs, certify: object) -> None:

@@ -174,6 +174,11 @@ def attention_shapes(
         raise wrong(function, "value", "has a head_dim of 0", "at least 1", f"shape {value.shape}")
 
 
+def output_gradient_shape(function: str, shape: tuple[int, ...], output: tuple[int, ...]) -> None:
+    if shape != output:
+        raise wrong(function, "grad_output", "differs in shape from the output", str(output), shape)
+
+
 def no_mask_or_dropout(function: str, attn_mask: object, dropout_p: object) -> None:
     if attn_mask is not None:
         raise wrong(

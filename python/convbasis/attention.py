@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _core, _layout, _on_gpu, _validate
+from . import _core, _gpu_attention, _layout, _validate
 from ._calibrated import attend_calibrated
 from ._device_arrays import any_on_device
 from ._run import attend, result_arrays, results
@@ -110,9 +110,10 @@ def conv_attention(
 
     Notes
     -----
-    Arrays on a GPU (torch, or ``__cuda_array_interface__``) are read where they are, on the stream
-    that they name; the same kind comes out and nothing waits or checks for NaN. They need
-    `is_causal` and a `GpuBasis` as `basis`; what judges it is refused.
+    Arrays on a GPU (torch, CuPy, Numba, JAX) are read where they are, on the stream that they name;
+    the same kind comes out, and nothing checks for NaN. They need `is_causal`. With a `GpuBasis` as
+    `basis` nothing waits; without, the search for strips does, once. What judges strips is refused.
+    Heads computed exactly go through torch's own attention when they are tensors.
 
     Recovery O(n T d + k n d), then O(n d_v log L + k n d_v) in blocks of L rows; memory
     O(k n + n d). ``max|Y - Y~| <= 2 (exp(dev) - 1) max|V|`` where the logits deviate by at
@@ -142,13 +143,12 @@ def conv_attention(
     name = "conv_attention"
     if any_on_device(query, key, value):
         asked = {
-            "options": options,
             "tol": tol,
             "on_miss": on_miss if on_miss != "exact" else None,
             "return_report": return_report or None,
             "certify": certify or None,
         }
-        return _on_gpu.conv_attention(
+        return _gpu_attention.conv_attention(
             query,
             key,
             value,
@@ -158,7 +158,8 @@ def conv_attention(
             scale=scale,
             enable_gqa=enable_gqa,
             basis=basis,
-            refused={name: given for name, given in asked.items() if given is not None},
+            options=options,
+            judging={argument: given for argument, given in asked.items() if given is not None},
             check_finite=check_finite,
             out=out,
             return_lse=return_lse,
@@ -259,6 +260,21 @@ def exact_attention(
            [4.]]), array([1., 1.]))
     """
     name = "exact_attention"
+    if any_on_device(query, key, value):
+        return _gpu_attention.exact_attention(
+            query,
+            key,
+            value,
+            attn_mask,
+            dropout_p,
+            is_causal,
+            scale=scale,
+            enable_gqa=enable_gqa,
+            check_finite=check_finite,
+            out=out,
+            return_lse=return_lse,
+            num_threads=num_threads,
+        )
     inputs = _layout.attention_inputs(
         name,
         query,

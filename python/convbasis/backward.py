@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from . import _core, _layout, _validate
+from . import _core, _gpu_backward, _layout, _validate
+from ._device_arrays import any_on_device
 from ._gradients import GRADIENTS, backward_report, differentiate
 from ._plan import make_plan
 from ._run import attend
@@ -189,7 +190,8 @@ def exact_attention_backward(
     query : ndarray, shape (..., n_q, d)
     key : ndarray, shape (..., n_kv, d)
     value : ndarray, shape (..., n_kv, d_v)
-        Any n_q and n_kv, causal or not.
+        Any n_q and n_kv, causal or not. Arrays on a GPU give gradients of the same kind, without
+        a mask; a logit that overflows makes them NaN.
     grad_output : ndarray, shape (..., n_q, d_v)
         Gradient of a loss by the output, in the dtype of `query`, any strides.
     attn_mask : masks.Mask, optional
@@ -232,6 +234,20 @@ def exact_attention_backward(
            [ 0.5]])
     """
     name = "exact_attention_backward"
+    if any_on_device(query, key, value, grad_output):
+        return _gpu_backward.exact_attention_backward(
+            query,
+            key,
+            value,
+            grad_output,
+            attn_mask,
+            dropout_p,
+            is_causal,
+            scale=scale,
+            enable_gqa=enable_gqa,
+            check_finite=check_finite,
+            num_threads=num_threads,
+        )
     inputs = _layout.attention_inputs(
         name,
         query,

@@ -82,11 +82,9 @@ class ConvBasis:
         if num_columns is None:
             num_columns = kernels.shape[-1]
         num_bases = _basis_rules.integers("num_bases", num_bases)
-        complete = np.array(complete)
-        if complete.ndim == 0:
-            complete = np.full(num_bases.shape, complete)
         starts = _basis_rules.integers("starts", starts)
-        _basis_rules.check(starts, num_bases, kernels, num_columns, complete)
+        _basis_rules.check(starts, num_bases, kernels, num_columns)
+        complete = _basis_rules.completeness(complete, num_bases)
         if scale is not None:
             scale = _validate.scale_in("ConvBasis", scale, kernels.dtype)
         self._fill(starts, num_bases, kernels.copy(), num_columns, complete, scale)

@@ -30,7 +30,7 @@ class GpuBasis(ConvBasis):
     kernels : array on a GPU, shape (..., k, n)
         float32 or float64: a torch tensor, or anything with ``__cuda_array_interface__`` or
         DLPack. The last axis is contiguous.
-    num_columns, scale
+    num_columns, complete, scale
         As for `ConvBasis`.
 
     Raises
@@ -55,6 +55,7 @@ class GpuBasis(ConvBasis):
         kernels: Any,
         *,
         num_columns: int | None = None,
+        complete: Any = True,
         scale: float | None = None,
     ) -> None:
         device = _gpu_calls.usable(NAME, [("kernels", kernels)])[0]
@@ -70,7 +71,7 @@ class GpuBasis(ConvBasis):
             scale = _validate.scale_in(NAME, scale, _gpu_calls.compute_dtype(device))
         self._starts, self._num_bases, self._kernels = starts, num_bases, kernels
         self._num_columns, self._scale, self._device = columns, scale, device
-        self._complete = np.ones(num_bases.shape, bool)
+        self._complete = _basis_rules.completeness(complete, num_bases)
         for array in (starts, num_bases, self._complete):
             array.flags.writeable = False
 
@@ -107,7 +108,7 @@ class GpuBasis(ConvBasis):
         sums = _gpu_calls.empty(function, kernels, self.shape[:-1], self.dtype)
         stream = _gpu_calls.stream_of(function, [kernels, sums])
         _core.cuda_row_sums(self.on_device(function), collapsed(function, "out", sums, 1), stream)
-        return sums.owner
+        return _gpu_calls.delivered(sums)
 
     def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise _validate.wrong(

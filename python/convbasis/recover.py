@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from . import _basis_rules, _core, _layout, _on_gpu, _validate
+from . import _basis_rules, _core, _gpu_recover, _layout, _validate
 from ._device_arrays import any_on_device
+from ._starts import Starts
 from .basis import ConvBasis, Strips
 
 #: Windows beyond this would not fit in a float; where noise is excluded any more is the same.
@@ -79,17 +80,25 @@ class RecoverOptions:
             )
         _validate.choice(name, "search", self.search, ("scan", "bisect"))
 
+    def within(self, n: int) -> tuple[int | None, int, float, float, bool]:
+        """The options for n rows as the core takes them; the last one says whether to bisect.
+
+        A window longer than the sequence is the sequence, for the threshold too, and more strips
+        than rows are every column; so both are cut to n, whatever integers they are.
+        """
+        most = max(n, 1)
+        num_bases = None if self.num_bases is None else min(int(self.num_bases), most)
+        window = min(int(self.window), most)
+        is_bisect = self.search == "bisect"
+        return num_bases, window, float(self.delta), float(self.epsilon), is_bisect
+
+    def unlimited(self, n: int, columns: int) -> RecoverOptions:
+        """The same with as many strips as n rows can have, though no column be one of its own."""
+        candidates = min(n - int(self.window) + 1, columns)
+        return replace(self, num_bases=max(candidates - 1, 1))
+
 
 DEFAULT_OPTIONS = RecoverOptions()
-
-
-class Starts(NamedTuple):
-    """Where the strips of every head begin, before any kernel is formed."""
-
-    starts: np.ndarray  # (batch, heads, k) int64, padded with n
-    num_bases: np.ndarray  # (batch, heads) int64
-    complete: np.ndarray  # (batch, heads) bool
-    seen_finite: bool  # the search has met every entry of query and key, and all are finite
 
 
 def find_starts(
@@ -103,26 +112,9 @@ def find_starts(
     """Starts of the strips of 4-D `query` and `key`, at most as many as `options` allow.
 
     With a free number of strips `value_dim` decides from how many on exact attention is cheaper.
-
-    A window longer than the sequence is the sequence, for the threshold too, and more strips than
-    rows are every column; so both are cut to n, whatever integers they are.
     """
-    most = max(query.shape[2], 1)
-    num_bases = None if options.num_bases is None else min(int(options.num_bases), most)
-    return Starts(
-        *_core.recover_starts(
-            query,
-            key,
-            scale,
-            num_bases,
-            min(int(options.window), most),
-            float(options.delta),
-            float(options.epsilon),
-            options.search == "bisect",
-            value_dim,
-            threads,
-        )
-    )
+    limits = options.within(query.shape[2])
+    return Starts(*_core.recover_starts(query, key, scale, *limits, value_dim, threads))
 
 
 def form_strips(
@@ -139,11 +131,7 @@ def form_strips(
     Raises ValueError in the name of the function `checked_by`, if any, when logits overflow.
     """
     batch, heads, n, _ = query.shape
-    starts, num_bases = found.starts, found.num_bases
-    if not wanted.all():
-        num_bases = np.where(wanted, num_bases, 0)
-        starts = np.where(wanted[..., None], starts, n)[..., : num_bases.max(initial=0)]
-        starts = np.ascontiguousarray(starts)
+    starts, num_bases, *_ = found.only(wanted, n)
     kernels = np.empty((batch, heads, starts.shape[2], n), query.dtype)
     finite = _core.recover_kernels(query, key, starts, num_bases, kernels, scale, threads)
     if checked_by is not None and not finite:
@@ -193,7 +181,7 @@ def recover_basis(
         Same dtype. Keys past the last query row are seen by no query and not looked at.
     starts : array_like of int, shape (..., k), optional
         First columns of the strips of each head, increasing and padded with n: kernels are formed
-        for these, and nothing is looked for. Arrays on a GPU need it.
+        for these, and nothing is looked for. On a GPU the call then waits for nothing.
     scale : float, optional
         Default ``1 / sqrt(d)``. The basis remembers it, see ``ConvBasis.scale``.
     enable_gqa : bool
@@ -234,12 +222,13 @@ def recover_basis(
             name, "options", "is given together with starts", "one of the two", "both"
         )
     if any_on_device(query, key):
-        return _on_gpu.recover_basis(
+        return _gpu_recover.recover_basis(
             query,
             key,
             starts=starts,
             scale=scale,
             enable_gqa=enable_gqa,
+            options=recover_options(name, options),
             num_threads=num_threads,
         )
     query = _validate.float_array(name, "query", query, min_ndim=2)

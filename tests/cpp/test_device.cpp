@@ -31,4 +31,6 @@ TEST(without_a_gpu_each_stage_says_what_is_missing) {
   const auto sums = contiguous_view<float, 3>(&out, {1, 1, 1});
   CHECK_THROWS(cuda::row_sums<float>(basis, sums, {}), BackendError, "");
   CHECK_THROWS(cuda::device_of(&number), BackendError, "");
+  CHECK_THROWS(cuda::make_memory({}, 8), BackendError, "");
+  CHECK_THROWS(cuda::order({}, &out), BackendError, "");
 }

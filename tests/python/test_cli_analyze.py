@@ -80,7 +80,21 @@ def test_a_table(run, file):
     assert "1 layers of 2 query heads on 1 key heads, n = 300" in lines[0]
     assert any(line.startswith("    1  ") for line in lines)
     assert sum("tol " in line and "logits computed" in line for line in lines) == 4
-    assert lines[-1].startswith("heads     ")
+    assert lines[-1] == "heads     2 too short"
+
+
+def test_a_scale_for_each_layer(run, file):
+    query, key, value = heads()
+    query[1] = query[0]
+    key[1], value[1] = key[0], value[0]
+    found = file(query=query, key=key, value=value, scale=np.array([0.25, 1e-3]))
+    _, out, _ = run("analyze", found, "--json")
+    content = json.loads(out)
+    assert content["scales"] == [0.25, 1e-3]
+    first, second = np.array(content["errors"]["strips"]["errors"])
+    assert (second[:, 0] < 0.1 * first[:, 0]).all()  # hardly any logits
+    _, out, _ = run("analyze", found, "--json", "--layers", "1")
+    assert json.loads(out)["scales"] == [1e-3]
 
 
 def test_json_and_pictures(run, file, tmp_path):
@@ -112,7 +126,11 @@ BAD = np.full((2, 2, N, D), np.nan, np.float32)
         ({"query": np.ones(3, np.float32)}, r"shape \(3,\)"),
         ({"key": np.ones((2, 1, N + 1, D), np.float32)}, "do not fit"),
         ({"value": np.ones((2, 2, N, D), np.float32)}, "do not fit"),
-        ({"layers": np.array([3, 3])}, "2 distinct numbers"),
+        ({"layers": np.array([3, 3])}, "2 distinct whole numbers"),
+        ({"layers": np.array(["a", "b"])}, "2 distinct whole numbers"),
+        ({"scale": np.ones(3)}, "one for each layer"),
+        ({"scale": np.array("a")}, "expected a number"),
+        ({"scale": np.array(-1.0)}, "finite positive"),
         ({name: np.ones((9, D)) for name in ("query", "key", "value")}, "at least 64"),
     ],
 )

@@ -43,7 +43,7 @@ def test_heads_of_the_layers_asked_for(folder_of):
     assert heads.layers == [1]
     assert heads.query.shape == (1, 4, 64, 8)
     assert heads.key.shape == heads.value.shape == (1, 2, 64, 8)
-    assert heads.scale == pytest.approx(8**-0.5)
+    assert heads.scales == pytest.approx([8**-0.5] * len(heads.layers))
 
 
 def test_a_model_that_sees_a_window_alone_is_refused(folder_of):

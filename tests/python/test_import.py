@@ -149,6 +149,8 @@ def stub():
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_") and not node.bases:
             for method in node.body:
+                if method.name.startswith("__"):
+                    continue
                 method.name = f"{node.name}.{method.name}"
                 functions.append(method)
     return {f.name: [arg.arg for arg in f.args.posonlyargs + f.args.args] for f in functions}

@@ -8,6 +8,7 @@ torch = pytest.importorskip("torch")
 
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 
+from convbasis import _core  # noqa: E402
 from convbasis.torch import ConvAttention, conv_attention  # noqa: E402
 
 
@@ -50,10 +51,15 @@ def test_forward_mode_is_refused(tensors):
         torch.func.jvp(lambda one: conv_attention(one, k, v), (q,), (torch.ones_like(q),))
 
 
-def test_cuda_tensors_are_refused():
+def test_tensors_on_a_gpu_are_refused_where_none_can_be_used(monkeypatch):
+    monkeypatch.setattr(_core, "cuda_why_unavailable", lambda: "this build has no CUDA")
     with FakeTensorMode():
         fake = torch.empty(1, 1, 4, 4, device="cuda")
-        assert_refuses(NotImplementedError, "built without CUDA", conv_attention, fake, fake, fake)
+        message = "query is on a GPU, which cannot be used: this build has no CUDA"
+        assert_refuses(NotImplementedError, message, conv_attention, fake, fake, fake)
+        monkeypatch.setattr(_core, "cuda_why_unavailable", lambda: "")
+        host = torch.empty(1, 1, 4, 4)
+        assert_refuses(ValueError, "key is on another device", conv_attention, fake, host, fake)
 
 
 @pytest.mark.parametrize(

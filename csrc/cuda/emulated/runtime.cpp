@@ -39,6 +39,7 @@ void* allocate(const Stream&, std::size_t bytes) {
   return memory;
 }
 void release(const Stream&, void* memory) noexcept { ::operator delete(memory); }
+void order(const Stream&, void*) {}
 void copy(const Stream&, void* to, const void* from, std::size_t bytes) {
   std::memcpy(to, from, bytes);
 }

@@ -1,8 +1,11 @@
 #pragma once
 
+#include <cstddef>
+#include <memory>
 #include <span>
 #include <type_traits>
 
+#include "convbasis/backward.h"
 #include "convbasis/basis.h"
 #include "convbasis/options.h"
 #include "convbasis/recover.h"
@@ -26,6 +29,12 @@ struct Stream {
   int device = 0;
   void* stream = nullptr;
 };
+
+/// Uninitialised memory of a device, given back in the order of the stream by its last owner.
+[[nodiscard]] std::shared_ptr<void> make_memory(const Stream& stream, std::size_t bytes);
+
+/// What is enqueued on `then`, a cudaStream_t, from now on waits for what is on `first` by now.
+void order(const Stream& first, void* then);
 
 /// What elements of type E are computed in.
 template <class E>
@@ -67,16 +76,44 @@ template <class E>
 void conv_attention(const BasisView<Compute<E>>& lower, View<const E, 4> value, View<E, 4> out,
                     View<Compute<E>, 3> lse, View<index_t, 2> rows_exact, const Stream& stream);
 
+/// Gradients of conv_attention by query, key and value; see backward.h. grad_query is written,
+/// gradients are added to what grad_key and grad_value hold: sums over the query heads of a shared
+/// key head, formed before they are rounded to E. rows_exact (batch, heads), or empty, receives how
+/// many rows were computed one by one.
+///
+/// The forward pass is run again, and is about a third of the work: next to it, one transposed
+/// product, and one correlation, which transforms as much as a product. Memory O(k n + n d).
+template <class E>
+void conv_attention_backward(const BasisView<Compute<E>>& lower, View<const E, 4> query,
+                             View<const E, 4> key, View<const E, 4> value,
+                             View<const E, 4> grad_output, View<E, 4> grad_query,
+                             View<E, 4> grad_key, View<E, 4> grad_value, double scale,
+                             Gradient gradient, View<index_t, 2> rows_exact, const Stream& stream);
+
 /// softmax(scale * Q K^T) V; see attention.h. options.mask must be empty. `heads` lists flat head
 /// numbers, empty = all, and is host memory that may change as soon as the call returns.
 ///
 /// In one kernel with an online softmax and sums in a fixed order: no scratch beyond the list of
 /// heads, and of device memory (or its cache) keys and values are read once for 64 query rows of a
 /// head. A row with a logit that overflows becomes NaN, where the CPU throws. Values are summed
-/// before they are divided: those within a factor of m of the largest float may overflow.
+/// before they are divided: those within a factor of m of the largest float may overflow. Float16
+/// and BFloat16 go through tensor cores: weights are rounded to that type, sums are float.
 template <class E>
 void exact_attention(View<const E, 4> query, View<const E, 4> key, View<const E, 4> value,
                      View<E, 4> out, View<Compute<E>, 3> lse, const AttentionOptions& options,
                      std::span<const index_t> heads, const Stream& stream);
+
+/// Gradients of exact_attention; see backward.h. options.mask and `heads` as above.
+///
+/// Weights are formed again tile by tile, once for the rows' sums and once for each gradient:
+/// scratch is three numbers a query row. Every sum has one order, so that results repeat to the
+/// last bit. Where a logit overflows, the gradients by its row and by the keys that it sees become
+/// NaN, where the CPU throws. O(n m d) a head.
+template <class E>
+void exact_attention_backward(View<const E, 4> query, View<const E, 4> key, View<const E, 4> value,
+                              View<const E, 4> grad_output, View<E, 4> grad_query,
+                              View<E, 4> grad_key, View<E, 4> grad_value,
+                              const AttentionOptions& options, std::span<const index_t> heads,
+                              const Stream& stream);
 
 }  // namespace convbasis::cuda

@@ -21,7 +21,7 @@ class Heads:
     key: np.ndarray
     value: np.ndarray
     layers: list[int]
-    scale: float
+    scales: list[float]  # of each layer
     origin: str
 
     @property
@@ -47,7 +47,8 @@ class Heads:
         chosen = self.layers if layers is None else layers
         places = [self.layers.index(layer) for layer in chosen]
         query, key, value = (array[places, :, :n] for array in (self.query, self.key, self.value))
-        return Heads(query, key, value, list(chosen), self.scale, self.origin)
+        scales = [self.scales[place] for place in places]
+        return Heads(query, key, value, list(chosen), scales, self.origin)
 
 
 def read_heads(file: str) -> Heads:
@@ -77,8 +78,8 @@ def read_heads(file: str) -> Heads:
     query, key, value = arrays
     check_shapes(file, query, key, value)
     layers = layer_numbers(file, found.get("layers"), len(query))
-    scale = float(found.get("scale", query.shape[3] ** -0.5))
-    return Heads(query, key, value, layers, scale, file)
+    scales = scales_of(file, found.get("scale", query.shape[3] ** -0.5), len(query))
+    return Heads(query, key, value, layers, scales, file)
 
 
 def as_layers(file: str, name: str, array: np.ndarray) -> np.ndarray:
@@ -117,7 +118,24 @@ def check_shapes(file: str, query: Any, key: Any, value: Any) -> None:
 
 def layer_numbers(file: str, found: Any, count: int) -> list[int]:
     """The array `layers` of the file, or 0, 1, 2, ..."""
-    layers = list(range(count)) if found is None else np.ravel(found).astype(int).tolist()
-    if len(layers) != count or len(set(layers)) != count:
-        raise CommandError(f"layers in {file!r} has {layers}; expected {count} distinct numbers")
-    return layers
+    layers = np.arange(count) if found is None else np.ravel(found)
+    if layers.dtype.kind not in "iu" or layers.size != count or len(set(layers.tolist())) != count:
+        raise CommandError(
+            f"layers in {file!r} has {layers.tolist()}; expected {count} distinct whole numbers"
+        )
+    return [int(layer) for layer in layers]
+
+
+def scales_of(file: str, found: Any, count: int) -> list[float]:
+    """The array `scale` of the file, one number or one for each layer, as the latter."""
+    scales = np.ravel(found)
+    if scales.dtype.kind not in "iuf" or scales.size not in (1, count):
+        raise CommandError(
+            f"scale in {file!r} has shape {np.shape(found)} and type {scales.dtype}; expected a "
+            f"number, or {count}, one for each layer"
+        )
+    if not (np.isfinite(scales) & (scales > 0)).all():
+        raise CommandError(
+            f"scale in {file!r} has {scales.tolist()}; expected finite positive numbers"
+        )
+    return [float(scale) for scale in np.broadcast_to(scales, count)]

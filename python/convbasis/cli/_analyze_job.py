@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import CalibrateOptions
+from .._calibrated import SHORTEST
 from ..attention import conv_attention
 from ._analyze_input import Heads
 from ._analyze_rows import WINDOW, Sweep, head_errors, sweep_of
@@ -43,7 +44,7 @@ class Analysis:
         return next(entry for entry in self.calibrated if entry.tol == self.tol)
 
     def kind(self, layer: int, head: int) -> str:
-        """The cheapest way that holds the tolerance."""
+        """The cheapest way that holds the tolerance; "content" where none does."""
         ways = (
             ("strips", "strips {}", self.sweep.num_bases),
             ("window", "window {}", self.sweep.windows),
@@ -54,6 +55,8 @@ class Analysis:
             for setting, error in zip(settings, self.errors[name][layer, head], strict=True):
                 if error <= self.tol and setting <= max(WINDOW, n // 16):
                     return label.format(setting)
+        if n < SHORTEST:
+            return "too short"
         return "content" if self.at_tol().exact[layer, head] else "calibrated"
 
 
@@ -77,9 +80,10 @@ def analyze(
     group = heads.query.shape[1] // heads.key.shape[1]
     for place, layer in enumerate(heads.layers):
         query, key, value = (array[place] for array in (heads.query, heads.key, heads.value))
+        scale = heads.scales[place]
         step(f"layer {layer}: strips, windows, heavy keys")
         found = [
-            head_errors(query[h], key[h // group], value[h // group], heads.scale, sweep, seed)
+            head_errors(query[h], key[h // group], value[h // group], scale, sweep, seed)
             for h in range(len(query))
         ]
         for name, table in errors.items():
@@ -91,7 +95,7 @@ def analyze(
                 key,
                 value,
                 is_causal=True,
-                scale=heads.scale,
+                scale=scale,
                 enable_gqa=True,
                 options=CalibrateOptions(seed=seed),
                 tol=wanted,

@@ -87,7 +87,7 @@ def capture(
     if max(chosen) >= count:
         raise CommandError(f"--layers {max(chosen)} is not there: the model has 0 to {count - 1}")
     kept: dict[int, list[np.ndarray]] = {}
-    scales: list[float] = []
+    scales: dict[int, float] = {}
 
     def attend(
         module: Any, query: Any, key: Any, value: Any, mask: Any, scaling: Any = None, **others: Any
@@ -95,7 +95,7 @@ def capture(
         refuse(module, query, key, value, mask, others)
         if module.layer_idx in chosen:
             kept[module.layer_idx] = [tensor[0].numpy().copy() for tensor in (query, key, value)]
-            scales.append(scaling or query.shape[3] ** -0.5)
+            scales[module.layer_idx] = scaling or query.shape[3] ** -0.5
         out = torch.nn.functional.scaled_dot_product_attention(
             query, key, value, is_causal=True, scale=scaling, enable_gqa=True
         )
@@ -109,4 +109,4 @@ def capture(
     except NotImplementedError as error:
         raise CommandError(f"the model of {folder!r} has other attention: {error}") from error
     query, key, value = (np.stack([kept[layer][i] for layer in chosen]) for i in range(3))
-    return Heads(query, key, value, chosen, scales[0], gguf or folder)
+    return Heads(query, key, value, chosen, [scales[layer] for layer in chosen], gguf or folder)

@@ -88,9 +88,8 @@ def costs(analysis: Analysis) -> list[str]:
 def kinds(analysis: Analysis) -> list[str]:
     """How many heads are of each kind."""
     layers, count = analysis.heads.query.shape[:2]
-    found = Counter(
-        analysis.kind(layer, head).split()[0] for layer in range(layers) for head in range(count)
-    )
+    every = (analysis.kind(layer, head) for layer in range(layers) for head in range(count))
+    found = Counter(kind.rstrip(" 0123456789") for kind in every)
     said = ", ".join(f"{number} {name}" for name, number in found.most_common())
     return [f"heads     {said}"]
 
@@ -107,7 +106,7 @@ def as_dict(analysis: Analysis, pictures: list[Path]) -> dict[str, Any]:
         "kv_heads": heads.key.shape[1],
         "n": n,
         "head_dim": head_dim,
-        "scale": heads.scale,
+        "scales": heads.scales,
         "tol": analysis.tol,
         "kinds": [[analysis.kind(i, head) for head in range(count)] for i in range(layers)],
         "errors": {

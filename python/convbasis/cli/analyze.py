@@ -30,8 +30,9 @@ against their number), how far by what is near (windows) and by a few heavy keys
 conv_attention costs at several tolerances. Attention is causal.
 
 The heads come from an .npz file with arrays query, key and value, (layers, heads, n, d), after any
-rotary embedding; key and value may have fewer heads, `layers` and `scale` may be there as well. Or
-they are captured from a model that transformers can load, reading a text.
+rotary embedding; key and value may have fewer heads, `layers` and `scale`, one number or one for
+each layer, may be there as well. Or they are captured from a model that transformers can load,
+reading a text.
 """
 
 EPILOG = """\

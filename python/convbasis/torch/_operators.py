@@ -15,9 +15,11 @@ import torch
 from torch import library
 
 from .. import _gradients, _layout, _validate
+from .._device_arrays import is_on_device
 from .._run import attend, results
 from .._settings import conv_settings
 from ..recover import RecoverOptions
+from . import _on_gpu
 from ._tensors import NAME, array_of, compute_dtype, lead_of, swapped
 
 #: What the backward pass has to know of the forward pass.
@@ -49,6 +51,18 @@ def forward(
     check_finite: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The output, and which heads were computed exactly. `gradient` is for the backward pass."""
+    options = RecoverOptions(num_bases, window, delta, epsilon, search)
+    if is_on_device(query):
+        return _on_gpu.forward(
+            (query, key, value),
+            is_causal=is_causal,
+            scale=scale,
+            enable_gqa=enable_gqa,
+            options=options,
+            layout=layout,
+            tol=tol,
+            on_miss=on_miss,
+        )
     arrays = arrays_of(query, key, value, layout)
     inputs = _layout.attention_inputs(NAME, *arrays, None, 0.0, is_causal, scale, enable_gqa)
     out = torch.empty((*query.shape[:-1], value.shape[-1]), dtype=compute_dtype(query.dtype))
@@ -58,7 +72,7 @@ def forward(
         *arrays,
         scale=scale,
         basis=None,
-        options=RecoverOptions(num_bases, window, delta, epsilon, search),
+        options=options,
         tol=tol,
         on_miss=on_miss,
         check_finite=check_finite,
@@ -103,11 +117,23 @@ def backward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of query, key and value, for the output of `forward` with that `exact_mask`."""
     tensors = query, key, value
+    options = RecoverOptions(num_bases, window, delta, epsilon, search)
+    if is_on_device(query):
+        return _on_gpu.backward(
+            grad_output,
+            tensors,
+            exact_mask,
+            scale=scale,
+            enable_gqa=enable_gqa,
+            options=options,
+            gradient=gradient,
+            layout=layout,
+        )
     arrays = arrays_of(*tensors, layout)
     inputs = _layout.attention_inputs(NAME, *arrays, None, 0.0, is_causal, scale, enable_gqa)
     gradients = _gradients.replay(
         inputs,
-        RecoverOptions(num_bases, window, delta, epsilon, search),
+        options,
         ~exact_mask.numpy().reshape(inputs.heads),
         _layout.operand(array_of(grad_output, layout)),
         gradient,
@@ -172,7 +198,7 @@ conv_attention = library.custom_op(
     "convbasis::conv_attention",
     forward,
     mutates_args=(),
-    device_types="cpu",
+    device_types=("cpu", "cuda"),
     schema=f"(Tensor query, Tensor key, Tensor value, *, {SHARED}, float? tol, str on_miss, "
     "bool check_finite) -> (Tensor, Tensor)",
 )
@@ -180,7 +206,7 @@ conv_attention_backward = library.custom_op(
     "convbasis::conv_attention_backward",
     backward,
     mutates_args=(),
-    device_types="cpu",
+    device_types=("cpu", "cuda"),
     schema="(Tensor grad_output, Tensor query, Tensor key, Tensor value, Tensor exact_mask, *, "
     f"{SHARED}) -> (Tensor, Tensor, Tensor)",
 )

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.autograd.forward_ad import unpack_dual
 
-from .. import _validate
+from .. import _core, _validate
 
 NAME = "conv_attention"
 LAYOUTS = ("bhsd", "bshd")
@@ -26,15 +26,7 @@ def check_tensors(tensors: Sequence[tuple[str, Any]], layout: str) -> None:
             raise _validate.wrong(
                 NAME, name, "is not a tensor", "torch.Tensor", type(tensor).__name__, TypeError
             )
-        if tensor.device.type != "cpu":
-            raise _validate.wrong(
-                NAME,
-                name,
-                "is on a device that cannot be used: convbasis.torch is built without CUDA",
-                f"a tensor on the CPU ({name}.cpu() makes one)",
-                tensor.device,
-                NotImplementedError,
-            )
+        check_device(name, tensor, tensors[0][1].device)
         if tensor.layout != torch.strided:
             raise _validate.wrong(
                 NAME, name, "is sparse", "a dense tensor", tensor.layout, NotImplementedError
@@ -69,6 +61,32 @@ def check_tensors(tensors: Sequence[tuple[str, Any]], layout: str) -> None:
                 "has too few dimensions for layout='bshd'",
                 "shape (..., seq, heads, head_dim)",
                 f"shape {tuple(tensor.shape)}",
+            )
+
+
+def check_device(name: str, tensor: torch.Tensor, first: torch.device) -> None:
+    """The CPU, or a GPU that this build can use; the same one for all."""
+    if tensor.device.type not in ("cpu", "cuda"):
+        raise _validate.wrong(
+            NAME,
+            name,
+            "is on a device that cannot be used",
+            f"a tensor on the CPU or a CUDA device ({name}.cpu() makes one)",
+            tensor.device,
+            NotImplementedError,
+        )
+    if tensor.device != first:
+        raise _validate.wrong(NAME, name, "is on another device than query", first, tensor.device)
+    if tensor.device.type == "cuda" and not torch.compiler.is_compiling():
+        missing = _core.cuda_why_unavailable()
+        if missing:
+            raise _validate.wrong(
+                NAME,
+                name,
+                f"is on a GPU, which cannot be used: {missing}",
+                f"a tensor on the CPU ({name}.cpu() makes one)",
+                tensor.device,
+                NotImplementedError,
             )
 
 

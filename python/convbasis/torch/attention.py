@@ -43,8 +43,9 @@ def conv_attention(
     Parameters
     ----------
     query : Tensor, shape (..., n, d)
-        float32, float64, float16 or bfloat16 on the CPU; the last two are computed in float32.
-        Any strides. Tensors of the first two types are read where they are, never copied.
+        float32, float64, float16 or bfloat16; the last two are computed in float32. Any strides.
+        On the CPU, or on a GPU in a build with CUDA. Tensors are read where they are, but for
+        those of the last two types on the CPU.
     key : Tensor, shape (..., n_kv, d)
     value : Tensor, shape (..., n_kv, d_v)
         Dtype and leading dimensions of `query`. ``n_kv`` must be n unless `is_causal`.
@@ -83,6 +84,11 @@ def conv_attention(
     which costs as much as in the forward pass, and gives the same ones. Its own derivative is not
     available, nor is forward-mode differentiation. Results and gradients do not depend on the
     number of threads.
+
+    On a GPU, `is_causal` is needed, `tol` cannot be honoured, and nothing checks for NaN. Work goes
+    to torch's current stream; the search for strips waits for it, once in each pass. Heads that
+    show more strips than pay go through torch's own ``scaled_dot_product_attention``; so should
+    what is refused here.
 
     Under autocast inputs are not cast: give all three the same type.
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import convbasis as cb
-from convbasis import _core
+from convbasis import _core, _device_arrays
 
 
 class Array:
@@ -91,7 +91,7 @@ def emulated(monkeypatch):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     for name in dir(module):
-        if name.startswith("cuda_"):
+        if name.startswith("cuda_") or name == "DeviceMemory":
             monkeypatch.setattr(_core, name, getattr(module, name))
 
 
@@ -100,27 +100,80 @@ def gpu_library(name):
     module = pytest.importorskip(name, reason=f"{name} is not installed")
     if not cb.cuda_available():
         pytest.skip(cb.build_info()["cuda_missing"])
-    if name == "cupy":
-        return types.SimpleNamespace(put=module.asarray, get=module.asnumpy, ndarray=module.ndarray)
-    if not module.cuda.is_available():
+    return globals()[f"by_{name}"](module)
+
+
+def by_torch(torch):
+    if not torch.cuda.is_available():
         pytest.skip("this torch has no CUDA")
     return types.SimpleNamespace(
-        put=lambda host: module.from_numpy(np.ascontiguousarray(host)).cuda(),
+        put=lambda host: torch.from_numpy(np.ascontiguousarray(host)).cuda(),
         get=lambda tensor: tensor.cpu().numpy(),
-        ndarray=module.Tensor,
+        ndarray=torch.Tensor,
     )
 
 
-@pytest.fixture(
-    params=[
-        "emulated",
-        pytest.param("torch", marks=pytest.mark.gpu),
-        pytest.param("cupy", marks=pytest.mark.gpu),
-    ]
-)
+def by_cupy(cupy):
+    return types.SimpleNamespace(put=cupy.asarray, get=cupy.asnumpy, ndarray=cupy.ndarray)
+
+
+def by_numba(numba):
+    cuda = importlib.import_module("numba.cuda")
+    if not cuda.is_available():
+        pytest.skip("this numba has no CUDA")
+    kind = cuda.cudadrv.devicearray.DeviceNDArray
+    return types.SimpleNamespace(
+        put=cuda.to_device, get=lambda array: array.copy_to_host(), ndarray=kind
+    )
+
+
+def by_jax(jax):
+    if jax.default_backend() != "gpu":
+        pytest.skip("this jax has no CUDA")
+    jax.config.update("jax_enable_x64", True)
+    return types.SimpleNamespace(put=jax.numpy.asarray, get=np.asarray, ndarray=jax.Array)
+
+
+LIBRARIES = [
+    pytest.param(name, marks=pytest.mark.gpu) for name in ("torch", "cupy", "numba", "jax")
+]
+
+
+@pytest.fixture(params=["emulated", *LIBRARIES])
 def backend(request):
     """put(host) gives an array on the device, get(array) brings it back, ndarray is its type."""
     if request.param != "emulated":
         return gpu_library(request.param)
     request.getfixturevalue("emulated")
     return request.getfixturevalue("library")()
+
+
+@pytest.fixture
+def cuda_torch():
+    """torch, where it has a GPU."""
+    gpu_library("torch")
+    return sys.modules["torch"]
+
+
+@pytest.fixture(params=["emulated", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request, monkeypatch):
+    """The device of tensors whose attention goes to the GPU's stages; emulated, the host itself."""
+    torch = pytest.importorskip("torch")
+    if request.param == "cuda":
+        gpu_library("torch")
+        return torch.device("cuda", torch.cuda.current_device())
+    request.getfixturevalue("emulated")
+    operators = importlib.import_module("convbasis.torch._operators")
+
+    def is_on_device(value):
+        return isinstance(value, torch.Tensor)
+
+    def of_tensor(function, name, tensor, torch):
+        dtype = _device_arrays.dtype_named(str(tensor.dtype).removeprefix("torch."))
+        where = tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride())
+        return _device_arrays.DeviceArray(tensor, "torch", *where, dtype, 0, 0)
+
+    monkeypatch.setattr(operators, "is_on_device", is_on_device)
+    monkeypatch.setattr(_device_arrays, "is_on_device", is_on_device)
+    monkeypatch.setattr(_device_arrays, "of_tensor", of_tensor)
+    return torch.device("cpu")

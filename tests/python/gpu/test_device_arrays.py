@@ -94,7 +94,7 @@ def test_torch_tensors_name_their_current_stream(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", torch)
     tensor = Tensor()
     array = _device_arrays.device_array(NAME, "x", tensor)
-    assert (array.library, array.address, array.dtype) == ("torch", 4096, "bfloat16")
+    assert (array.package, array.address, array.dtype) == ("torch", 4096, "bfloat16")
     assert (array.device, array.stream, array.itemsize) == (1, 11, 2)
     tensor.requires_grad = True
     with pytest.raises(NotImplementedError, match=r"x requires a gradient, .*detach"):
@@ -129,7 +129,7 @@ def test_mixed_arrays_are_refused(basis, library):
         (TypeError, "differs in dtype", lambda: cb.conv_matmul(matrices, double)),
         (TypeError, "key is not on a GPU", lambda: cb.conv_attention(x, host, x, is_causal=True)),
         (TypeError, "query is not on a GPU", lambda: cb.conv_attention(host, x, x, is_causal=True)),
-        (TypeError, "query is on a GPU", lambda: cb.exact_attention(x, x, x)),
+        (TypeError, "query is on a GPU", lambda: cb.polynomial_attention(x, x, x)),
         (NotImplementedError, "are on a GPU", lambda: cb.conv_matmul(matrices, host)),
         (ValueError, "does not match basis", lambda: cb.conv_matmul(matrices, cupy.put(host.T))),
     ]:  # fmt: skip
@@ -162,19 +162,21 @@ def test_what_a_gpu_cannot_honour_is_refused(library, usable):
     assert [call[0] for call in usable] == ["recover_kernels", "conv_attention"]
     for name, value in [
         ("is_causal", False),
-        ("basis", None),
         ("tol", 0.1),
         ("on_miss", "keep"),
         ("return_report", True),
         ("certify", True),
-        ("options", cb.RecoverOptions()),
         ("attn_mask", np.ones((4, 4), bool)),
         ("dropout_p", 0.5),
     ]:
         with pytest.raises(NotImplementedError, match=rf"\[conv_attention\] {name} "):
             cb.conv_attention(x, x, x, **{**good, name: value})
-    with pytest.raises(NotImplementedError, match="strips are not looked for on a GPU"):
-        cb.recover_basis(x, x)
+    with pytest.raises(NotImplementedError, match=r"\[conv_attention\] options cannot be honoured"):
+        cb.conv_attention(x, x, x, is_causal=True, options=cb.CalibrateOptions())
+    with pytest.raises(ValueError, match="options is given together with basis"):
+        cb.conv_attention(x, x, x, options=cb.RecoverOptions(), **good)
+    with pytest.raises(NotImplementedError, match=r"\[exact_attention\] attn_mask cannot"):
+        cb.exact_attention(x, x, x, cb.masks.SlidingWindow(1))
     with pytest.raises(ValueError, match="differs in scale"):
         cb.conv_attention(x, x, x, scale=2.0, **good)
     for attribute in ("exp", "to_dense", "strips", "_state"):

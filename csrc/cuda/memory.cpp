@@ -1,0 +1,18 @@
+#include "convbasis/error.h"
+#include "cuda/runtime.h"
+
+namespace convbasis::cuda {
+
+std::shared_ptr<void> make_memory(const Stream& stream, std::size_t bytes) {
+  const auto give_back = [stream](void* memory) {
+    try {
+      const DeviceGuard guard(stream.device);
+      release(stream, memory);
+    } catch (const BackendError&) {  // at the end of a process CUDA may be gone before its owner
+    }
+  };
+  const DeviceGuard guard(stream.device);
+  return {allocate(stream, bytes), give_back};
+}
+
+}  // namespace convbasis::cuda
