@@ -2,6 +2,7 @@
 #include <type_traits>
 
 #include "bindings/ndarray.h"
+#include "bindings/polynomials.h"
 #include "bindings/strip_starts.h"
 #include "convbasis/attention.h"
 #include "convbasis/cuda.h"
@@ -151,6 +152,42 @@ void attend_exactly(const DeviceTuple& query, const DeviceTuple& key, const Devi
   });
 }
 
+py::tuple range_of(const DeviceTuple& query, const DeviceTuple& key, double scale, bool is_causal,
+                   const StreamTuple& stream) {
+  const AttentionOptions options{.scale = scale, .is_causal = is_causal};
+  cuda::LogitRange range;
+  dispatch_device(query, "query", [&]<class E>(E) {
+    const auto q = device_view<const E, 4>(query, "query");
+    const auto k = device_view<const E, 4>(key, "key");
+    const py::gil_scoped_release nogil;
+    range = cuda::logit_range<E>(q, k, options, stream_of(stream));
+  });
+  const auto array = [](const std::vector<double>& numbers) {
+    return Numbers(static_cast<py::ssize_t>(numbers.size()), numbers.data());
+  };
+  return py::make_tuple(array(range.centre), array(range.radius));
+}
+
+void attend_by_polynomials(const DeviceTuple& query, const DeviceTuple& key,
+                           const DeviceTuple& value, const DeviceTuple& out,
+                           const std::optional<DeviceTuple>& lse, const Polynomials& polynomials,
+                           double scale, bool is_causal, const Heads& heads,
+                           const StreamTuple& stream) {
+  if (heads && heads->size() == 0) return;
+  const AttentionOptions options{.scale = scale, .is_causal = is_causal};
+  const std::vector<HeadPolynomial> of_heads = polynomials_of(polynomials);
+  dispatch_device(query, "query", [&]<class E>(E) {
+    const auto q = device_view<const E, 4>(query, "query");
+    const auto k = device_view<const E, 4>(key, "key");
+    const auto v = device_view<const E, 4>(value, "value");
+    const auto y = device_view<E, 4>(out, "out");
+    const auto l = optional_view<cuda::Compute<E>, 3>(lse, "lse");
+    const py::gil_scoped_release nogil;
+    cuda::polynomial_attention<E>(q, k, v, y, l, of_heads, options, listed(heads),
+                                  stream_of(stream));
+  });
+}
+
 void differentiate_exactly(const DeviceTuple& query, const DeviceTuple& key,
                            const DeviceTuple& value, const DeviceTuple& grad_output,
                            const DeviceTuple& grad_query, const DeviceTuple& grad_key,
@@ -216,6 +253,11 @@ void register_cuda(py::module_& module) {
   module.def("cuda_exact_attention", &attend_exactly, arg("query"), arg("key"), arg("value"),
              arg("out"), arg("lse").none(true), arg("scale"), arg("is_causal"),
              arg("heads").none(true), arg("stream"));
+  module.def("cuda_logit_range", &range_of, arg("query"), arg("key"), arg("scale"),
+             arg("is_causal"), arg("stream"));
+  module.def("cuda_polynomial_attention", &attend_by_polynomials, arg("query"), arg("key"),
+             arg("value"), arg("out"), arg("lse").none(true), arg("polynomials"), arg("scale"),
+             arg("is_causal"), arg("heads").none(true), arg("stream"));
   module.def("cuda_exact_attention_backward", &differentiate_exactly, arg("query"), arg("key"),
              arg("value"), arg("grad_output"), arg("grad_query"), arg("grad_key"),
              arg("grad_value"), arg("scale"), arg("is_causal"), arg("heads").none(true),

@@ -76,13 +76,18 @@ struct Array {
            channel * strides[3];
   }
   [[nodiscard]] CONVBASIS_DEVICE T load(index_t head, index_t row, index_t channel) const {
-    const index_t i = at(head, row, channel);
+    return read(at(head, row, channel));
+  }
+  /// Element number i from `data` on.
+  [[nodiscard]] CONVBASIS_DEVICE T read(index_t i) const {
     if (element == Element::same) return static_cast<const T*>(data)[i];
     const std::uint16_t half = static_cast<const std::uint16_t*>(data)[i];
     return static_cast<T>(element == Element::float16 ? from_float16(half) : from_bfloat16(half));
   }
   CONVBASIS_DEVICE void store(index_t head, index_t row, index_t channel, T value) const {
-    const index_t i = at(head, row, channel);
+    write(at(head, row, channel), value);
+  }
+  CONVBASIS_DEVICE void write(index_t i, T value) const {
     if (element == Element::same) {
       static_cast<T*>(data)[i] = value;
     } else {

@@ -28,14 +28,13 @@ struct TileSums {
 [[nodiscard]] CONVBASIS_DEVICE int tile_row(int t) { return t / kQuads * kTileRows; }
 [[nodiscard]] CONVBASIS_DEVICE int tile_column(int t) { return t % kQuads * kQuad; }
 
-/// sums(r, c) += left(k, r) * right(k, c) over k < depth: thread t's part. Rows of left and right
-/// are a multiple of kQuad apart.
+/// sums(r, c) += left(k, r) * right(k, c) over k < depth, from where a thread's rows and columns
+/// begin. Rows of left and right are a multiple of kQuad apart.
 template <int LeftStride, int RightStride, class T>
-CONVBASIS_DEVICE void add_products(int t, int depth, const T* left, const T* right,
-                                   TileSums<T>& sums) {
+CONVBASIS_DEVICE void add_products(int depth, const T* left, const T* right, TileSums<T>& sums) {
   static_assert(LeftStride % kQuad == 0 && RightStride % kQuad == 0);
-  const auto* rows = reinterpret_cast<const Quad<T>*>(left + tile_row(t));
-  const auto* columns = reinterpret_cast<const Quad<T>*>(right + tile_column(t));
+  const auto* rows = reinterpret_cast<const Quad<T>*>(left);
+  const auto* columns = reinterpret_cast<const Quad<T>*>(right);
   for (int k = 0; k < depth; ++k) {
     const Quad<T> low = rows[k * (LeftStride / kQuad)], high = rows[k * (LeftStride / kQuad) + 1];
     const Quad<T> value = columns[k * (RightStride / kQuad)];
@@ -48,6 +47,13 @@ CONVBASIS_DEVICE void add_products(int t, int depth, const T* left, const T* rig
       }
     }
   }
+}
+
+/// The same of whole matrices: thread t's part.
+template <int LeftStride, int RightStride, class T>
+CONVBASIS_DEVICE void add_products(int t, int depth, const T* left, const T* right,
+                                   TileSums<T>& sums) {
+  add_products<LeftStride, RightStride>(depth, left + tile_row(t), right + tile_column(t), sums);
 }
 
 }  // namespace convbasis::cuda

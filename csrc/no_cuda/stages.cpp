@@ -57,6 +57,18 @@ void exact_attention(View<const E, 4>, View<const E, 4>, View<const E, 4>, View<
 }
 
 template <class E>
+LogitRange logit_range(View<const E, 4>, View<const E, 4>, const AttentionOptions&, const Stream&) {
+  refuse("logit_range");
+}
+
+template <class E>
+void polynomial_attention(View<const E, 4>, View<const E, 4>, View<const E, 4>, View<E, 4>,
+                          View<Compute<E>, 3>, std::span<const HeadPolynomial>,
+                          const AttentionOptions&, std::span<const index_t>, const Stream&) {
+  refuse("polynomial_attention");
+}
+
+template <class E>
 void exact_attention_backward(View<const E, 4>, View<const E, 4>, View<const E, 4>,
                               View<const E, 4>, View<E, 4>, View<E, 4>, View<E, 4>,
                               const AttentionOptions&, std::span<const index_t>, const Stream&) {
@@ -77,6 +89,12 @@ void exact_attention_backward(View<const E, 4>, View<const E, 4>, View<const E, 
                                         View<index_t, 2>, const Stream&);                         \
   template StripStarts recover_starts(View<const E, 4>, View<const E, 4>, double,                 \
                                       const RecoverOptions&, const Stream&);                      \
+  template LogitRange logit_range(View<const E, 4>, View<const E, 4>, const AttentionOptions&,    \
+                                  const Stream&);                                                 \
+  template void polynomial_attention(View<const E, 4>, View<const E, 4>, View<const E, 4>,        \
+                                     View<E, 4>, View<Compute<E>, 3>,                             \
+                                     std::span<const HeadPolynomial>, const AttentionOptions&,    \
+                                     std::span<const index_t>, const Stream&);                    \
   template void exact_attention(View<const E, 4>, View<const E, 4>, View<const E, 4>, View<E, 4>, \
                                 View<Compute<E>, 3>, const AttentionOptions&,                     \
                                 std::span<const index_t>, const Stream&);                         \

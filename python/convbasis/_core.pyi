@@ -312,6 +312,21 @@ def cuda_exact_attention(
     heads: _Ints | None,
     stream: _Stream,
 ) -> None: ...
+def cuda_logit_range(
+    query: _Device, key: _Device, scale: float, is_causal: bool, stream: _Stream
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]: ...
+def cuda_polynomial_attention(
+    query: _Device,
+    key: _Device,
+    value: _Device,
+    out: _Device,
+    lse: _Device | None,
+    polynomials: Sequence[tuple[NDArray[np.float64], NDArray[np.float64], _Ints, _Ints]],
+    scale: float,
+    is_causal: bool,
+    heads: _Ints | None,
+    stream: _Stream,
+) -> None: ...
 def cuda_exact_attention_backward(
     query: _Device,
     key: _Device,

@@ -26,12 +26,17 @@ EXACT_BACKWARD = 3.0
 
 
 class Costs:
-    """Of one head of these inputs, forward or backward."""
+    """Of one head of these inputs, forward or backward; rates are those of the CPU by default."""
 
-    def __init__(self, inputs: AttentionInputs, backward: bool = False) -> None:
+    def __init__(
+        self,
+        inputs: AttentionInputs,
+        backward: bool = False,
+        rates: tuple[float, float] | None = None,
+    ) -> None:
         n_q, n_kv = inputs.query.shape[2], inputs.key.shape[2]
         self.head_dim, self.value_dim = inputs.query.shape[3], inputs.value.shape[3]
-        self.rates = _core.polynomial_rates(inputs.compute == np.float64)
+        self.rates = rates or _core.polynomial_rates(inputs.compute == np.float64)
         self.share: float = visible_share(inputs)
         channels = self.head_dim + self.value_dim
         self.exact: float = n_q * n_kv * self.share * channels * self.rates[0]

@@ -133,10 +133,16 @@ def all_exact(inputs: AttentionInputs, chooser: Chooser) -> PolynomialPlan:
 class Chooser:
     """Polynomials for heads of one size."""
 
-    def __init__(self, inputs: AttentionInputs, tol: float | None, backward: bool = False) -> None:
+    def __init__(
+        self,
+        inputs: AttentionInputs,
+        tol: float | None,
+        backward: bool = False,
+        costs: Costs | None = None,
+    ) -> None:
         self.tol = tol
         self.unit = float(np.finfo(inputs.compute).eps) / 2
-        self.costs = Costs(inputs, backward)
+        self.costs = costs or Costs(inputs, backward)
         self.takes_columns = not backward and (inputs.mask is None or inputs.mask[0] != "RowChange")
         self.radii: list[float] = []
         if tol is not None:

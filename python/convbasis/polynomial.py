@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from . import _core, _layout, _validate
+from . import _core, _gpu_polynomial, _layout, _validate
+from ._device_arrays import any_on_device
 from ._judge import Sample
 from ._polynomial_plan import DEFAULT_TOL, PolynomialPlan, make_plan, without_unseen_keys
 from ._run import exactly, result_arrays, results
@@ -106,6 +107,10 @@ def polynomial_attention(
     O(n d) by the norms of queries and of keys from which the mean key is subtracted, which
     softmax does not notice. Results do not depend on the number of threads.
 
+    Arrays on a GPU (torch, CuPy, Numba, JAX) are read where they are, without mask or causal, and
+    heads are taken whole: no exact rows and columns. The call waits for the stream once, for the
+    range of the logits, from which the host chooses the polynomials; what pays is an estimate.
+
     Under the strong exponential time hypothesis there is no such method for logits of about
     ``log n`` and more (AS23): that is what `on_miss` is about.
 
@@ -123,6 +128,24 @@ def polynomial_attention(
     (True, True)
     """
     name = "polynomial_attention"
+    if any_on_device(query, key, value):
+        settings = polynomial_settings(name, degree, tol, on_miss, check_finite, num_threads)
+        return _gpu_polynomial.polynomial_attention(
+            query,
+            key,
+            value,
+            attn_mask,
+            dropout_p,
+            is_causal,
+            scale=scale,
+            enable_gqa=enable_gqa,
+            degree=settings.degree,
+            tol=settings.tol,
+            on_miss=settings.on_miss,
+            out=out,
+            return_lse=return_lse,
+            return_report=return_report,
+        )
     inputs = _layout.attention_inputs(
         name,
         query,
