@@ -42,8 +42,9 @@ constexpr double kMargin = 0.2;
 /// attention, its judging included: what is found costs more in the mean.
 constexpr double kWorthTrying = 0.85;
 
-/// Rows that are judged, at most one of so many; and what one costs by a row among all.
-constexpr double kJudgedRows = 128, kRowsPerJudged = 32, kJudgeCost = 2;
+/// Rows that callers judge: one of so many, at most as many; and what one costs, relative to a row
+/// of all rows computed together.
+constexpr double kRowsPerJudged = 32, kMostJudged = 128, kJudgeCost = 2;
 
 /// A row may have at most this share of exact keys: with more, exact attention is about as fast.
 constexpr double kMostExact = 0.4;
@@ -210,7 +211,7 @@ class HeadCalibrator {
   /// Logits of a row that is not computed exactly, and of judging, relative to exact attention.
   [[nodiscard]] double fixed_cost(index_t blocks) const {
     const auto n = static_cast<double>(head_.n);
-    const double judging = kJudgeCost * std::min(kJudgedRows, n / kRowsPerJudged) / n;
+    const double judging = kJudgeCost * std::min(kMostJudged, n / kRowsPerJudged) / n;
     const index_t keys = blocks * kKeyBlock + kKeyBlock / 2 +
                          static_cast<index_t>(found_.heavy.size() + found_.lags.size()) +
                          std::min(all_.options.sample_keys, head_.n) / 2;

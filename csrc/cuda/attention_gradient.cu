@@ -78,11 +78,11 @@ struct PackListed {
   Array<T> x;
   const HeadUnits* units;
   T* to;
-  CONVBASIS_DEVICE void operator()(index_t item, index_t c) const {
-    const int head = static_cast<int>(item / x.rows), place = static_cast<int>(item % x.rows);
+  CONVBASIS_DEVICE void operator()(index_t head, index_t item) const {
+    const auto [place, c] = position_of(item, x.channels);
     if (place >= spoiled.counts[head]) return;
     const T number = x.load(head, spoiled.rows[head * x.rows + place], c);
-    to[item * x.channels + c] =
+    to[head * x.rows * x.channels + item] =
         units != nullptr ? number * static_cast<T>(units[head].grad) : number;
   }
 };
@@ -136,9 +136,9 @@ void differentiate_entries(const HeadsForward<T>& forward, const Shares<T>& shar
 
   const DeviceBuffer<T> grads(stream, all * rows * channels);
   const DeviceBuffer<T> queries(stream, all * rows * query.channels);
-  launch(stream, all * rows, channels,
+  launch(stream, all, rows * channels,
          PackListed<T>{spoiled, spoiled.grad_output, shares.units.data(), grads.data()});
-  launch(stream, all * rows, query.channels,
+  launch(stream, all, rows * query.channels,
          PackListed<T>{spoiled, query, nullptr, queries.data()});
   add_tile_gradients(SpoiledEntries<T>{spoiled.logits, spoiled}, rows,
                      packed_array(grads.data(), all, rows, channels), spoiled.value,

@@ -115,6 +115,16 @@ template <class E>
   return array;
 }
 
+/// Row and channel of number `item` of a head: kernels for each number run over (heads, rows *
+/// channels), so that no thread idles where channels are few.
+struct Position {
+  index_t row, channel;
+};
+[[nodiscard]] CONVBASIS_DEVICE Position position_of(index_t item, index_t channels) {
+  const auto flat = static_cast<std::uint32_t>(item), width = static_cast<std::uint32_t>(channels);
+  return {flat / width, flat % width};
+}
+
 /// Contiguous rows of T of `all` flat heads.
 template <class T>
 [[nodiscard]] Array<T> packed_array(T* data, index_t all, index_t rows, index_t channels) {

@@ -1,5 +1,6 @@
 #include "core/buffer.h"
 #include "cuda/buffer.h"
+#include "cuda/exact_half.h"
 #include "cuda/online_softmax.h"
 
 namespace convbasis::cuda {
@@ -109,7 +110,9 @@ void exact_attention(View<const E, 4> query, View<const E, 4> key, View<const E,
   const auto of = [&](const auto& view) { return array_of(view, query_heads); };
   const Array<T> sums = column_of(lse, query_heads);
   // Logits are formed once for all channels of a thread block; registers hold 128 floats' worth.
-  if (sizeof(T) == 4 && value.shape[3] > kTile) {
+  if constexpr (element_of<E> != Element::same) {
+    attend_half(softmax, of(value), of(out), sums, list.size(), listed.data(), stream);
+  } else if (sizeof(T) == 4 && value.shape[3] > kTile) {
     attend<sizeof(T) == 4 ? 2 : 1>(softmax, of(value), of(out), sums, list.size(), listed.data(),
                                    stream);
   } else {

@@ -80,11 +80,11 @@ struct FormStatistics {
   }
 };
 
-/// One side of the matrix of logits: its rows, and those of the matrix of slopes.
+/// One side of the matrix of logits, its rows, and of the matrix of slopes.
+enum Product { kLogits, kSlopes };
 template <class T>
 struct Side {
-  Array<T> logits;  // query or key
-  Array<T> slopes;  // grad_output or value
+  Array<T> of[2];  // query and grad_output, or key and value
 };
 
 /// kTile rows and Tiles * kTile channels of one gradient: sums of the other side's rows, weighted
@@ -97,7 +97,7 @@ struct Differentiate {
   static_assert(kSharedBytes <= 48 << 10);
 
   Side<T> mine, other;
-  Array<T> out;
+  Array<T> summed, out;
   const RowStatistics<T>* statistics;
   const std::int32_t* heads;   // query heads
   const std::int32_t* groups;  // where the heads of a key head begin; null: one by one
@@ -115,22 +115,22 @@ struct Differentiate {
     const index_t tile = item % row_tiles;  // those that meet most of the other side first
     const index_t row = (of_keys() ? tile : row_tiles - 1 - tile) * kTile;
     const index_t begin = is_causal && of_keys() ? row : 0;
-    const index_t rows = other.logits.rows;
+    const index_t rows = other.of[kLogits].rows;
     const index_t end = is_causal && !of_keys() && row + kTile < rows ? row + kTile : rows;
-    const index_t first_head = of_keys() ? groups[group] : group;
-    const index_t last_head = of_keys() ? groups[group + 1] : group + 1;
+    const auto single = static_cast<std::int32_t>(group);
+    const std::int32_t first_head = of_keys() ? groups[group] : single;
+    const std::int32_t last_head = of_keys() ? groups[group + 1] : single + 1;
 
     PerThread<WideSums<T, Tiles>, kTileThreads> sums;
     block.each(kTileThreads, [&](int t) {
       CONVBASIS_UNROLL
       for (int i = 0; i < Tiles; ++i) sums[t].tile[i].clear();
     });
-    for (index_t h = first_head; h < last_head; ++h) {
+    for (std::int32_t h = first_head; h < last_head; ++h) {
       const index_t head = heads[h];
       for (index_t first = begin; first < end; first += kTile) {
         form_weights(block, head, row, first, operands, weights);
-        add_weighted_rows<Tiles>(block, weights, head, by_value ? other.slopes : other.logits,
-                                 first, end, channel, operands, sums);
+        add_weighted_rows<Tiles>(block, weights, head, summed, first, end, channel, operands, sums);
       }
     }
     block.each(kTileThreads, [&](int t) {
@@ -142,27 +142,25 @@ struct Differentiate {
   /// weights(j, i) = f, or dS, where row `row` + i of this side meets row `first` + j of the other.
   CONVBASIS_DEVICE void form_weights(Block<kTileThreads>& block, index_t head, index_t row,
                                      index_t first, T* operands, T* weights) const {
-    const index_t queries = of_keys() ? other.logits.rows : mine.logits.rows;
-    const index_t keys = of_keys() ? mine.logits.rows : other.logits.rows;
-    const RowStatistics<T>* of_rows = statistics + head * queries;
+    const int rows = in_tile(row, mine.of[kLogits].rows);
+    const int others = in_tile(first, other.of[kLogits].rows);
+    // By how many rows the first query is behind the first key: tiles before it are not visited.
+    const int lead = of_keys() ? in_tile(row, first) : in_tile(first, row);
+    const index_t queries = of_keys() ? other.of[kLogits].rows : mine.of[kLogits].rows;
+    const RowStatistics<T>* of_rows = statistics + head * queries + (of_keys() ? first : row);
     Dots dots;
-    multiply_rows(block, head, mine.logits, row, other.logits, first, operands, dots);
-    block.each(kTileThreads, [&](int t) {
-      update_weights(t, weights, dots[t], [&](T, T dot, int i, int j) {
-        const index_t query = of_keys() ? first + j : row + i;
-        const index_t key = of_keys() ? row + i : first + j;
-        if (query >= queries || key >= keys || (is_causal && key > query)) return T(0);
-        return exponential(scale * dot - of_rows[query].top) * of_rows[query].inverse;
+    for (int which = kLogits; which <= (by_value ? kLogits : kSlopes); ++which) {
+      multiply_rows(block, head, mine.of[which], row, other.of[which], first, operands, dots);
+      block.each(kTileThreads, [&](int t) {
+        update_weights(t, weights, dots[t], [&](T weight, T dot, int i, int j) {
+          const int query = of_keys() ? j : i, key = of_keys() ? i : j;
+          if (i >= rows || j >= others || (is_causal && key - query > lead)) return T(0);
+          const RowStatistics<T>& of_row = of_rows[query];
+          if (which == kSlopes) return slope_of(weight, dot - of_row.delta);
+          return exponential(scale * dot - of_row.top) * of_row.inverse;
+        });
       });
-    });
-    if (by_value) return;
-    multiply_rows(block, head, mine.slopes, row, other.slopes, first, operands, dots);
-    block.each(kTileThreads, [&](int t) {
-      update_weights(t, weights, dots[t], [&](T weight, T dot, int i, int j) {
-        const index_t query = of_keys() ? first + j : row + i;
-        return query < queries ? slope_of(weight, dot - of_rows[query].delta) : T(0);
-      });
-    });
+    }
   }
 };
 
@@ -183,13 +181,15 @@ template <int Tiles, class T>
 void differentiate(const Call<T>& call, By by, const Array<T>& out, const Stream& stream) {
   using Kernel = Differentiate<T, Tiles>;
   const bool of_keys = by != By::query;
+  const Side<T>& other = of_keys ? call.queries : call.keys;
   const index_t row_tiles = ceil_div(out.rows, kTile);
   const index_t channel_tiles = ceil_div(out.channels, Kernel::kChannels);
   const index_t blocks = (of_keys ? call.group_count : call.head_count) * row_tiles * channel_tiles;
   launch_blocks<kTileThreads>(
       stream, blocks, Kernel::kSharedBytes,
-      Kernel{of_keys ? call.keys : call.queries, of_keys ? call.queries : call.keys, out,
-             call.statistics, call.heads, of_keys ? call.groups : nullptr, row_tiles, channel_tiles,
+      Kernel{of_keys ? call.keys : call.queries, other,
+             by == By::value ? other.of[kSlopes] : other.of[kLogits], out, call.statistics,
+             call.heads, of_keys ? call.groups : nullptr, row_tiles, channel_tiles,
              call.softmax.scale, call.softmax.is_causal, by == By::value});
 }
 
@@ -236,8 +236,8 @@ void exact_attention_backward(View<const E, 4> query, View<const E, 4> key, View
   const DeviceBuffer<RowStatistics<T>> statistics(stream, batch * query_heads * n);
   const auto of = [&](const auto& view) { return array_of(view, query_heads); };
   const Call<T> call{softmax,
-                     {softmax.query, of(grad_output)},
-                     {softmax.key, of(value)},
+                     {{softmax.query, of(grad_output)}},
+                     {{softmax.key, of(value)}},
                      statistics.data(),
                      listed.data(),
                      groups.data(),
@@ -245,8 +245,8 @@ void exact_attention_backward(View<const E, 4> query, View<const E, 4> key, View
                      groups.size() - 1};
   const index_t row_tiles = ceil_div(n, kTile);
   launch_blocks<kTileThreads>(stream, listed.size() * row_tiles, FormStatistics<T>::kSharedBytes,
-                              FormStatistics<T>{softmax, call.keys.slopes, call.queries.slopes,
-                                                listed.data(), row_tiles, statistics.data()});
+                              FormStatistics<T>{softmax, of(value), of(grad_output), listed.data(),
+                                                row_tiles, statistics.data()});
   differentiate(call, By::query, of(grad_query), stream);
   differentiate(call, By::key, of(grad_key), stream);
   differentiate(call, By::value, of(grad_value), stream);

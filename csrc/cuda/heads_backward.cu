@@ -14,8 +14,9 @@ struct AddGroups {
   const HeadUnits* units;
   bool both_units;
   double scale;
-  CONVBASIS_DEVICE void operator()(index_t item, index_t c) const {
-    const index_t first = item / to.rows * to.group, row = item % to.rows;
+  CONVBASIS_DEVICE void operator()(index_t key_head, index_t item) const {
+    const auto [row, c] = position_of(item, to.channels);
+    const index_t first = key_head * to.group;
     double total = 0;
     for (index_t head = first; head < first + to.group; ++head) {
       const auto sum = static_cast<double>(from.load(head, row, c));
@@ -32,8 +33,8 @@ struct PutQueries {
   Array<T> from, to;
   const HeadUnits* units;
   double scale;
-  CONVBASIS_DEVICE void operator()(index_t item, index_t c) const {
-    const index_t head = item / to.rows, row = item % to.rows;
+  CONVBASIS_DEVICE void operator()(index_t head, index_t item) const {
+    const auto [row, c] = position_of(item, to.channels);
     const auto sum = static_cast<double>(from.load(head, row, c));
     to.store(head, row, c, static_cast<T>(units[head].without_both(sum, scale)));
   }
@@ -92,7 +93,7 @@ void HeadsBackward<T>::add_values(const SpoiledGradient<T>& spoiled) const {
   multiply_strips(forward_.weights.strips, forward_.schedule, true, rows_of(shares_.shares), sums,
                   model_.workspace, stream_);
   add_spoiled_values(spoiled, sums, stream_);
-  launch(stream_, key_heads_ * columns_, channels_,
+  launch(stream_, key_heads_, columns_ * channels_,
          AddGroups<T>{sums, arrays_.grad_value, shares_.units.data(), false, 1});
 }
 
@@ -118,9 +119,9 @@ void HeadsBackward<T>::add_entries(const SpoiledGradient<T>& spoiled, const Sche
                  nullptr, keys.data(), stream_);
   differentiate_entries(forward_, shares_, spoiled, far, arrays_.query, key_rows(keys, dim),
                         grad_query, grad_key, stream_);
-  launch(stream_, all_ * rows_, dim,
+  launch(stream_, all_, rows_ * dim,
          PutQueries<T>{grad_query, arrays_.grad_query, shares_.units.data(), scale_});
-  launch(stream_, key_heads_ * columns_, dim,
+  launch(stream_, key_heads_, columns_ * dim,
          AddGroups<T>{grad_key, arrays_.grad_key, shares_.units.data(), true, scale_});
 }
 

@@ -8,6 +8,7 @@
 //   launch_blocks<kThreads>(stream, blocks, shared_bytes, f)
 //                                            f(block); inside, phase after phase:
 //                                            block.each(count, [&](int i) { ... });
+//                                            (lanes() is a phase that no other thread waits for)
 //
 // What threads keep between phases is in a PerThread, what they exchange in block.shared.
 
@@ -56,6 +57,12 @@ class Block {
     for (int i = static_cast<int>(threadIdx.x); i < count; i += Threads) f(i);
     __syncthreads();
   }
+  /// f(t) by each thread t, which waits for none.
+  template <class F>
+  CONVBASIS_DEVICE void lanes(const F& f) const {
+    f(static_cast<int>(threadIdx.x));
+  }
+  CONVBASIS_DEVICE void wait() const { __syncthreads(); }
   unsigned char* shared;
   index_t index;
 };
@@ -116,6 +123,11 @@ class Block {
     forwards_ = !forwards_;
     for (int i = 0; i < count; ++i) f(forwards_ ? i : count - 1 - i);
   }
+  template <class F>
+  void lanes(const F& f) {
+    each(Threads, f);
+  }
+  void wait() {}
   unsigned char* shared;
   index_t index;
 

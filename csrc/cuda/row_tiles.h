@@ -21,6 +21,11 @@ struct WideSums {
   TileSums<T> tile[Tiles];
 };
 
+/// How many of kTile rows, or channels, from `first` on lie before `end`.
+[[nodiscard]] CONVBASIS_DEVICE int in_tile(index_t first, index_t end) {
+  return static_cast<int>(end - first < kTile ? end - first : kTile);
+}
+
 /// dots(r, c) = the product of row `row` + r of left and row `column` + c of right; rows past an
 /// end are 0.
 template <class T>
@@ -30,18 +35,20 @@ CONVBASIS_DEVICE void multiply_rows(Block<kTileThreads>& block, index_t head, co
   constexpr int kChannels = kDepth<T>;
   T* lefts = operands;
   T* rights = operands + kChannels * kTileStride;
+  const int left_rows = in_tile(row, left.rows), right_rows = in_tile(column, right.rows);
   block.each(kTileThreads, [&](int t) { dots[t].clear(); });
   for (index_t first = 0; first < left.channels; first += kChannels) {
+    const int channels = in_tile(first, left.channels);
     // A warp reads 8 neighbouring channels of 4 rows, and writes to as many banks as it has
     // threads.
     block.each(kChannels * kTile, [&](int i) {
       const int depth = i % 8 + i / 32 % (kChannels / 8) * 8;
       const int at = i / 8 % 4 + i / (4 * kChannels) * 4;
-      const bool inside = first + depth < left.channels;
+      const bool inside = depth < channels;
       lefts[depth * kTileStride + at] =
-          inside && row + at < left.rows ? left.load(head, row + at, first + depth) : T(0);
+          inside && at < left_rows ? left.load(head, row + at, first + depth) : T(0);
       rights[depth * kTileStride + at] =
-          inside && column + at < right.rows ? right.load(head, column + at, first + depth) : T(0);
+          inside && at < right_rows ? right.load(head, column + at, first + depth) : T(0);
     });
     block.each(kTileThreads, [&](int t) {
       add_products<kTileStride, kTileStride>(t, kChannels, lefts, rights, dots[t]);

@@ -137,11 +137,12 @@ struct SubtractMeans {
   const double* means;
   const HeadUnits* units;
   T* to;
-  CONVBASIS_DEVICE void operator()(index_t item, index_t c) const {
-    const index_t key_head = item / x.rows, head = key_head * x.group, row = item % x.rows;
+  CONVBASIS_DEVICE void operator()(index_t key_head, index_t item) const {
+    const auto [row, c] = position_of(item, x.channels);
+    const index_t head = key_head * x.group;
     const double number =
         static_cast<double>(x.load(head, row, c)) - means[key_head * x.channels + c];
-    to[item * x.channels + c] =
+    to[key_head * x.rows * x.channels + item] =
         static_cast<T>(units != nullptr ? number * units[head].value : number);
   }
 };
@@ -162,7 +163,7 @@ DeviceBuffer<double> means_of_rows(const Array<T>& x, index_t key_heads, const S
 template <class T>
 void subtract_means(const Array<T>& x, index_t key_heads, const double* means,
                     const HeadUnits* units, T* to, const Stream& stream) {
-  launch(stream, key_heads * x.rows, x.channels, SubtractMeans<T>{x, means, units, to});
+  launch(stream, key_heads, x.rows * x.channels, SubtractMeans<T>{x, means, units, to});
 }
 
 template <class T>

@@ -140,8 +140,8 @@ struct AddKeyGradients {
   }
 
   CONVBASIS_DEVICE void operator()(index_t strip_index, index_t c) const {
-    const int mine = static_cast<int>(strip_index / logits.most);
-    const int strip = static_cast<int>(strip_index % logits.most);
+    const int flat = static_cast<int>(strip_index);
+    const int mine = flat / logits.most, strip = flat % logits.most;
     if (strip >= logits.counts[mine]) return;
     const index_t start = logits.begin(mine, strip);
     const int group = static_cast<int>(grad_key.group), first = mine / group * group;

@@ -6,12 +6,14 @@ function:
 
 - Arrays are NumPy arrays of shape ``(..., seq, dim)`` with any number of leading dimensions,
   usually ``(batch, heads, seq, dim)``, and any strides.
-- `conv_matmul`, `recover_basis` and causal `conv_attention` also take arrays on a GPU (torch, CuPy,
-  Numba, JAX) in a build with CUDA, and give back the same kind. NumPy arrays never move to one.
+- `conv_matmul`, `recover_basis`, causal `conv_attention`, `exact_attention` and its gradients also
+  take arrays on a GPU (torch, CuPy, Numba, JAX) in a build with CUDA, and give back the same kind.
+  NumPy arrays never move to one.
 - ``is_causal`` is top-left aligned: query i sees keys 0..i.
 - float32 and float64 are computed in their own type; float16 and bfloat16 in float32, and cast
-  back. Other types, mixed types, wrong shapes and NaN or infinity raise, before anything is
-  written. An argument that cannot be honoured raises; none is ignored.
+  back; on a GPU, `exact_attention` rounds its weights to them. Other types, mixed types, wrong
+  shapes and NaN or infinity raise, before anything is written. An argument that cannot be honoured
+  raises; none is ignored.
 - ``num_threads=None`` means all cores this process may use. The environment is not read, and
   results do not depend on the number.
 

@@ -27,6 +27,12 @@ def integers(argument: str, value: Any) -> np.ndarray:
     return array.astype(np.int64)
 
 
+def starts_of(value: Any, lead: tuple[int, ...]) -> np.ndarray:
+    """Starts of each head, (*lead, k), from these or from one list for all heads."""
+    starts = integers("starts", value)
+    return np.tile(starts, (*lead, 1)) if starts.ndim == 1 else starts
+
+
 def check(
     starts: np.ndarray,
     num_bases: np.ndarray,

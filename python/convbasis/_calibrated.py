@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from . import _core, _validate
+from ._judge import LISTED_HEADS
 from ._judged_blocks import BLOCK, WHOLE_BLOCKS, Judge, Verdict
 from ._layout import AttentionInputs
 from ._run import exactly, result_arrays
@@ -68,7 +69,7 @@ def approximate(
     if tol is not None:
         tried = np.isfinite(account["sample_error"])
     if wanted.on_miss == "error" and not tried.all():
-        raise missed(wanted, account["sample_error"], ~tried)
+        raise missed(inputs, wanted, account["sample_error"], ~tried)
     some = np.flatnonzero(tried)
     with clock("attend"):
         rows = problem.approximate(calibration, target, lse, some, wanted.threads)
@@ -80,20 +81,29 @@ def approximate(
             verdict = judge.verdict(some, tol)
     given_up = ~verdict.kept
     if wanted.on_miss == "error" and given_up.any():
-        raise missed(wanted, verdict.before, np.asarray(given_up.any(-1)))
+        raise missed(inputs, wanted, verdict.before, np.asarray(given_up.any(-1)))
     if given_up.any():
         with clock("exact"):
             problem.exact_blocks(given_up, target, lse, wanted.threads)
     return verdict, account
 
 
-def missed(wanted: ConvSettings, error: np.ndarray, heads: np.ndarray) -> ToleranceMissed:
-    """The exception for ``on_miss="error"``; the error of a hopeless head is infinite."""
-    worst = float(error[heads].max())
-    got = f"estimates up to {worst:.3g}" if np.isfinite(worst) else "a head that no basis pays for"
+def missed(
+    inputs: AttentionInputs, wanted: ConvSettings, error: np.ndarray, heads: np.ndarray
+) -> ToleranceMissed:
+    """The exception for ``on_miss="error"``; the `error` of a hopeless head is infinite."""
+    errors, flags = inputs.restore(error), inputs.restore(heads)
+    listed = [tuple(head) for head in np.argwhere(flags).tolist()]
+    said = [
+        f"{f'head {head}' if head else 'the head'}: "
+        + (f"{errors[head]:.3g}" if np.isfinite(errors[head]) else "no approximation pays")
+        for head in listed[:LISTED_HEADS]
+    ]
+    more = len(listed) - len(said)
     return ToleranceMissed(
-        f"[{wanted.function}] tol is missed by {int(heads.sum())} of {heads.size} heads; expected "
-        f"relative errors whose intervals end below {wanted.tol:g}; got {got}"
+        f"[{wanted.function}] tol is missed by {len(listed)} of {heads.size} heads; expected "
+        f"relative errors whose intervals end below {wanted.tol:g}; got {', '.join(said)}"
+        + (f" and {more} more" if more else "")
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from . import _core, _gpu_calls, _validate
 from ._device_arrays import collapsed
-from ._validate import wrong
+from ._gpu_attention import checked
 
 
 def exact_attention_backward(
@@ -24,24 +24,12 @@ def exact_attention_backward(
     num_threads: object,
 ) -> tuple[Any, Any, Any]:
     name = "exact_attention_backward"
-    given = {"query": query, "key": key, "value": value, "grad_output": grad_output}
-    named = list(zip(given, _gpu_calls.usable(name, list(given.items())), strict=True))
-    q, k, v, grad = (array for _, array in named)
-    _gpu_calls.same_dtype(name, named)
-    enable_gqa = _validate.flag(name, "enable_gqa", enable_gqa)
-    _validate.attention_shapes(name, q, k, v, enable_gqa)
-    if attn_mask is not None:
-        raise wrong(
-            name,
-            "attn_mask",
-            "cannot be honoured on a GPU",
-            "None (is_causal=True masks the future)",
-            type(attn_mask).__name__,
-            NotImplementedError,
-        )
-    _validate.no_dropout(name, dropout_p)
+    named = [("query", query), ("key", key), ("value", value)]
+    (q, k, v), factor = checked(name, named, attn_mask, dropout_p, scale, enable_gqa)
+    (grad,) = _gpu_calls.usable(name, [("grad_output", grad_output)])
+    for agree in (_gpu_calls.alike, _gpu_calls.same_dtype):
+        agree(name, [("query", q), ("grad_output", grad)])
     causal = _validate.flag(name, "is_causal", is_causal)
-    factor = _validate.scale_or_default(name, scale, q)
     _validate.flag(name, "check_finite", check_finite)
     _validate.threads(name, num_threads)
     _validate.output_gradient_shape(name, grad.shape, (*q.shape[:-1], v.shape[-1]))
@@ -61,4 +49,5 @@ def exact_attention_backward(
         None,
         _gpu_calls.stream_of(name, [q, k, v, grad, grad_query, grad_key, grad_value]),
     )
-    return grad_query.owner, grad_key.owner, grad_value.owner
+    grads = (_gpu_calls.delivered(array) for array in (grad_query, grad_key, grad_value))
+    return next(grads), next(grads), next(grads)

@@ -72,7 +72,7 @@ def form_basis(
 def given_starts(starts: Any, query: DeviceArray, columns: int) -> Starts:
     """Strips as the caller names them, all of them."""
     *lead, n, _ = query.shape
-    begin = _basis_rules.integers("starts", starts)
+    begin = _basis_rules.starts_of(starts, tuple(lead))
     counts = np.asarray((begin < n).sum(axis=-1))
     k = begin.shape[-1] if begin.ndim else 0
     kernels = np.broadcast_to(_gpu_calls.compute_dtype(query).type(0), (*lead, k, n))

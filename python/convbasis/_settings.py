@@ -70,7 +70,8 @@ def conv_settings(
     if may_calibrate and isinstance(options, CalibrateOptions):
         can_calibrate(function, inputs, certify)
         calibrate, options = options, None
-    options = recover_options(function, options)
+    accepted = "RecoverOptions, CalibrateOptions" if may_calibrate else "RecoverOptions"
+    options = recover_options(function, options, f"{accepted} or None")
     tol = _validate.tolerance(function, tol)
     on_miss = _validate.choice(function, "on_miss", on_miss, ("exact", "error", "keep"))
     if on_miss != "exact" and tol is None:

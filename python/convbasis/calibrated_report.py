@@ -29,7 +29,8 @@ class CalibratedReport(Account):
         that grow with the weight of the keys not taken exactly, two fifths evenly.
     sample_error : array of float
         Relative error of rows that the basis was fitted to, which decided what was taken exactly;
-        NaN for heads that were not fitted.
+        infinite for heads that would cost more than exact attention, NaN for sequences too short
+        to be fitted.
     heads_exact : int
         Heads computed exactly.
     exact_mask : array of bool
@@ -42,7 +43,7 @@ class CalibratedReport(Account):
         Logits computed, of any purpose and in vain, relative to those of exact attention.
     window, heavy_keys, lags : array of int
         Nearest keys, keys for all queries, and single lags taken exactly in each head; 0 in heads
-        computed exactly.
+        computed exactly. The first keys (`CalibrateOptions.sinks`) are among the heavy ones.
     retrieval_blocks : array of float
         Blocks of 64 keys that a block of queries takes exactly besides, in the mean.
     has_far : array of bool
@@ -79,12 +80,26 @@ class CalibratedReport(Account):
     backend: str = "cpu"
 
     def __repr__(self) -> str:
+        share = np.mean(self.exact_share) if np.size(self.exact_share) else 0.0
         return (
             f"<CalibratedReport {self.method}: {self.heads_exact} of {np.size(self.exact_mask)} "
-            f"heads exact, {np.mean(self.exact_share):.0%} of the logits computed, estimated error "
+            f"heads exact, {share:.0%} of the logits computed, estimated error "
             f"at most {np.max(self.error_interval, initial=0.0):.2g}, "
             f"{self.seconds.get('total', 0.0):.3g} s>"
         )
+
+    def why_exact(self, head: tuple[int, ...] | int = ()) -> str:
+        """Why a head was computed exactly; "-" when it was approximated, blocks that missed apart.
+
+        "short" is a sequence below 2,048 rows; "costs more" a head whose approximation would by its
+        sample rows cost more than exact attention; "missed tol" one that was tried.
+        """
+        if not np.asarray(self.exact_mask)[head]:
+            return "-"
+        error = float(np.asarray(self.sample_error)[head])
+        if np.isnan(error):
+            return "short"
+        return "costs more" if np.isinf(error) else "missed tol"
 
     def to_markdown(self) -> str:
         """A line on the whole and a table with one row a head."""
@@ -94,8 +109,8 @@ class CalibratedReport(Account):
             f"{self.heads_exact} of {np.size(self.exact_mask)} heads exact; {tol}.",
             "",
             "| head | error | interval | judged rows | logits computed | blocks exact | window "
-            "| heavy | lags | retrieved | convolution |",
-            "|---|---|---|---|---|---|---|---|---|---|---|",
+            "| heavy | lags | retrieved | convolution | exact because |",
+            "|---|---|---|---|---|---|---|---|---|---|---|---|",
         ]
         for head in np.ndindex(np.shape(self.exact_mask)):
             low, high = np.asarray(self.error_interval)[head]
@@ -111,6 +126,7 @@ class CalibratedReport(Account):
                 str(np.asarray(self.lags)[head]),
                 f"{np.asarray(self.retrieval_blocks)[head]:.1f}",
                 "yes" if np.asarray(self.has_far)[head] else "no",
+                self.why_exact(head),
             ]
             lines.append(f"| {' | '.join(cells)} |")
         return "\n".join(lines)

@@ -148,7 +148,7 @@ def form_strips(
 def given_starts(starts: Any, query: np.ndarray, query4: np.ndarray, key4: np.ndarray) -> Starts:
     """Strips as the caller names them, all of them."""
     n = query.shape[-2]
-    starts = _basis_rules.integers("starts", starts)
+    starts = _basis_rules.starts_of(starts, query.shape[:-2])
     num_bases = np.asarray((starts < n).sum(axis=-1))
     k = starts.shape[-1] if starts.ndim else 0
     shape = np.broadcast_to(query4.dtype.type(0), (*query.shape[:-2], k, n))
@@ -179,9 +179,9 @@ def recover_basis(
         float32, float64, float16 or bfloat16 (the last two are computed in float32).
     key : ndarray, shape (..., n_kv, d)
         Same dtype. Keys past the last query row are seen by no query and not looked at.
-    starts : array_like of int, shape (..., k), optional
-        First columns of the strips of each head, increasing and padded with n: kernels are formed
-        for these, and nothing is looked for. On a GPU the call then waits for nothing.
+    starts : array_like of int, shape (..., k) or (k,), optional
+        First columns of the strips of each head, or of all, increasing and padded with n: kernels
+        are formed for these, and nothing is looked for. On a GPU the call then waits for nothing.
     scale : float, optional
         Default ``1 / sqrt(d)``. The basis remembers it, see ``ConvBasis.scale``.
     enable_gqa : bool
@@ -252,7 +252,9 @@ def recover_basis(
     return ConvBasis.of_strips(strips, query.shape[:-2], found.complete, scale)
 
 
-def recover_options(function: str, options: object) -> RecoverOptions:
+def recover_options(
+    function: str, options: object, expected: str = "RecoverOptions or None"
+) -> RecoverOptions:
     """`options`, or the defaults for None."""
     if options is None:
         return DEFAULT_OPTIONS
@@ -261,8 +263,10 @@ def recover_options(function: str, options: object) -> RecoverOptions:
             function,
             "options",
             "has the wrong type",
-            "RecoverOptions or None",
-            type(options).__name__,
+            expected,
+            f"the class {options.__name__}, not called"
+            if isinstance(options, type)
+            else type(options).__name__,
             TypeError,
         )
     return options

@@ -1,5 +1,7 @@
 """Calibrated attention of the core beside the oracle's, and what it promises."""
 
+import weakref
+
 import numpy as np
 import pytest
 
@@ -88,6 +90,19 @@ def test_layouts_of_the_caller(content_heads, options):
     np.testing.assert_array_equal(out, want)
     more = [arrays[0], *(np.concatenate([a, a[:, :, :9]], axis=2) for a in arrays[1:])]
     np.testing.assert_array_equal(attend(more, options=options), want)
+
+
+def test_arrays_live_as_long_as_what_reads_them(content_heads):
+    query, key, value = content_heads(300, 2, d=16)
+    want = exactly((query, key, value))[0, :, [7, 299]].swapaxes(0, 1)
+    attention = _core.SelfAttention(query, key, value, 1.0, 1)
+    alive = [weakref.ref(array) for array in (query, key, value)]
+    del query, key, value
+    assert all(array() is not None for array in alive)
+    rows = np.array([[7, 299]] * 2)
+    np.testing.assert_allclose(attention.exact_rows(rows, None, 1), want, rtol=1e-12, atol=1e-12)
+    del attention
+    assert all(array() is None for array in alive)
 
 
 def test_float16_is_computed_in_float32(content_heads, options):

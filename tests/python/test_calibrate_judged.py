@@ -93,6 +93,8 @@ def test_hopeless_heads_are_seen_early(qkv, row_error):
     assert report.exact_mask.all()
     assert np.isinf(report.sample_error).all()
     assert (report.exact_share <= 1.15).all()
+    assert report.why_exact((0, 3)) == "costs more"
+    assert str(report).count("| costs more |") == 4
     assert not report.judged_rows.any()
     assert not report.has_far.any()
 
@@ -124,7 +126,9 @@ def test_exact_share_of_more_drawn_keys_than_there_are(qkv):
 
 def test_on_miss_error_of_hopeless_heads(qkv):
     query, key, value = qkv(2048, 16, lead=(1, 2), seed=2)
-    with pytest.raises(cb.ToleranceMissed, match=r"got a head that no basis pays for"):
+    with pytest.raises(
+        cb.ToleranceMissed, match=r"got head \(0, 0\): no approximation pays, head \(0, 1\): no app"
+    ):
         attend((query * 2.0, key, value), tol=1e-6, on_miss="error")
 
 
@@ -165,6 +169,7 @@ def test_short_sequences_are_exact(content_heads, qkv, n):
     assert report.heads_exact == 2
     np.testing.assert_array_equal(report.exact_share, np.ones((1, 2)))
     assert json.loads(report.to_json())["sample_error"] == [[None, None]]
+    assert report.why_exact((0, 1)) == "short"
 
 
 def test_the_report(content_heads):
@@ -181,6 +186,7 @@ def test_the_report(content_heads):
         whole = plain["exact_mask"][head]
         assert (plain["blocks_exact"][head] == 32) == whole
         assert plain["window"][head] in ((0,) if whole else (64, 256))
+        assert (report.why_exact(head) != "-") == whole
         # At most what is approximated, all of it again, and the sample rows.
         assert 0.05 < plain["exact_share"][head] < 1.4
     text = str(report)
@@ -188,6 +194,8 @@ def test_the_report(content_heads):
     assert len(text.splitlines()) == 7
     assert "| 2 |" in text
     assert "heads exact" in repr(report)
+    none = attend([np.zeros((1, 0, 2048, 8))] * 3, tol=0.1)[1]
+    assert "0 of 0 heads exact, 0% of the logits" in repr(none)
     single = attend([array[0] for array in arrays], tol=0.1, enable_gqa=False)[1]
     assert np.ndim(single.error_estimate) == 0
     assert "| - |" in str(single)

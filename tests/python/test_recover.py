@@ -190,3 +190,21 @@ def test_options_at_their_limits():
     assert cb.RecoverOptions(epsilon=1e-2 / 80).epsilon == 1e-2 / 80
     options = cb.RecoverOptions(num_bases=np.int64(3), delta=0, window=1)
     assert (options.num_bases, options.delta, options.window) == (3, 0, 1)
+
+
+def test_one_list_of_starts_is_for_all_heads():
+    query, key = np.random.default_rng(0).normal(size=(2, 2, 3, 64, 8))
+    listed = [0, 20, 40]
+    basis = cb.recover_basis(query, key, starts=listed)
+    want = cb.recover_basis(query, key, starts=np.tile(listed, (2, 3, 1)))
+    np.testing.assert_array_equal(basis.starts, want.starts)
+    np.testing.assert_array_equal(basis.kernels, want.kernels)
+    assert basis.starts.shape == (2, 3, 3)
+
+
+def test_options_that_are_a_class(qkv):
+    message = r"options has the wrong type; expected RecoverOptions, CalibrateOptions or None; got"
+    with pytest.raises(TypeError, match=rf"{message} the class CalibrateOptions, not called"):
+        cb.conv_attention(*qkv(64, 8), is_causal=True, options=cb.CalibrateOptions)
+    with pytest.raises(TypeError, match=r"expected RecoverOptions or None; got CalibrateOptions"):
+        cb.recover_basis(*qkv(64, 8)[:2], options=cb.CalibrateOptions())

@@ -60,8 +60,8 @@ template <class T>
 class SelfAttention {
  public:
   /// Shapes as in exact_attention, with as many keys as queries; of options the scale. Throws
-  /// InvalidArgument when shapes do not fit. O(n d), as much memory as keys, and as values where
-  /// BLAS cannot read them.
+  /// InvalidArgument when shapes do not fit. O(n d), as much memory as keys, and as keys and values
+  /// where BLAS cannot read them.
   SelfAttention(View<const T, 4> query, View<const T, 4> key, View<const T, 4> value,
                 const AttentionOptions& options = {}, const Exec& exec = {});
   ~SelfAttention();

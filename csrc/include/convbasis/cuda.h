@@ -83,8 +83,10 @@ void conv_attention(const BasisView<Compute<E>>& lower, View<const E, 4> value, 
 /// key head, formed before they are rounded to E. rows_exact (batch, heads), or empty, receives how
 /// many rows were computed one by one.
 ///
-/// The forward pass is run again, and is about a third of the work: next to it, one transposed
-/// product, and one correlation, which transforms as much as a product. Memory O(k n + n d).
+/// The forward pass is run again. Next to it, both gradients need a transposed product;
+/// Gradient::basis a correlation, which transforms as much as a product does, and 4 k n d FLOP a
+/// head; Gradient::attention products with 2 (dv + 1) d channels, or tiles of n^2 (4 dv + 4 d) / 2
+/// FLOP a head where that is less. Memory O(k n + n d).
 template <class E>
 void conv_attention_backward(const BasisView<Compute<E>>& lower, View<const E, 4> query,
                              View<const E, 4> key, View<const E, 4> value,
@@ -98,7 +100,8 @@ void conv_attention_backward(const BasisView<Compute<E>>& lower, View<const E, 4
 /// In one kernel with an online softmax and sums in a fixed order: no scratch beyond the list of
 /// heads, and of device memory (or its cache) keys and values are read once for 64 query rows of a
 /// head. A row with a logit that overflows becomes NaN, where the CPU throws. Values are summed
-/// before they are divided: those within a factor of m of the largest float may overflow.
+/// before they are divided: those within a factor of m of the largest float may overflow. Float16
+/// and BFloat16 go through tensor cores: weights are rounded to that type, sums are float.
 template <class E>
 void exact_attention(View<const E, 4> query, View<const E, 4> key, View<const E, 4> value,
                      View<E, 4> out, View<Compute<E>, 3> lse, const AttentionOptions& options,

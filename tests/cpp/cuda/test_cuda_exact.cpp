@@ -125,13 +125,32 @@ TEST(heads_that_are_not_listed_are_left_untouched) {
   CHECK(both.got_lse[0] == 9 && both.got_lse[66] != 9);
 }
 
-TEST(half_precision_attention_is_rounded_once) {
-  const Both<Float16> half({1, 4, 2, 130, 130, 24, 9}, true);
-  CHECK_NEAR(half.error(), 0.0, 0x1p-11 * 4);
-  CHECK_NEAR(half.lse_error(), 0.0, 4e-6);
-  const Both<BFloat16> brain({1, 4, 2, 130, 130, 24, 9}, false);
-  CHECK_NEAR(brain.error(), 0.0, 0x1p-8 * 2);
-  CHECK_NEAR(brain.lse_error(), 0.0, 4e-6);
+template <class E>
+void check_half(const Sizes& sizes, bool is_causal, double rounding) {
+  const Both<E> both(sizes, is_causal);
+  // Weights of a mean are rounded, and the mean itself.
+  CHECK_NEAR(both.error(), 0.0, 3 * rounding);
+  CHECK_NEAR(both.lse_error(), 0.0, 6e-6);
+}
+
+TEST(half_precision_attention_matches_the_cpu) {
+  for (const bool is_causal : {false, true}) {
+    for (const index_t n : {1, 15, 16, 17, 63, 64, 65, 200})
+      check_half<Float16>({1, 2, 1, n, n, 24, 9}, is_causal, 0x1p-11);
+    // Rows of eight channels are read at once, others one by one.
+    for (const index_t channels : {0, 1, 8, 64, 72, 128, 130, 136}) {
+      check_half<Float16>({1, 2, 2, 70, 90, channels + 8, channels}, is_causal, 0x1p-11);
+      check_half<BFloat16>({2, 4, 2, 90, 70, 264 - channels, channels}, is_causal, 0x1p-8);
+    }
+    check_half<BFloat16>({1, 1, 1, 3, 0, 8, 8}, is_causal, 0);
+  }
+}
+
+TEST(half_precision_heads_that_are_not_listed_are_left_untouched) {
+  const std::vector<index_t> heads{6, 1, 3};
+  const Both<BFloat16> both({2, 4, 2, 66, 66, 16, 8}, true, heads);
+  CHECK_NEAR(both.error(), 0.0, 3 * 0x1p-8);
+  CHECK(both.got_lse[0] == 9 && both.got_lse[66] != 9);
 }
 
 TEST(a_row_with_a_logit_that_overflows_is_nan) {
