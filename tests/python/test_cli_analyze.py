@@ -81,6 +81,7 @@ def test_a_table(run, file):
     assert any(line.startswith("    1  ") for line in lines)
     assert sum("tol " in line and "logits computed" in line for line in lines) == 4
     assert lines[-1] == "heads     2 too short"
+    assert "too short: conv_attention computes less than 2,048 positions exactly" in out
 
 
 def test_a_scale_for_each_layer(run, file):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import __version__, build_info
+from .._calibrated import SHORTEST
 from ._analyze_job import Analysis
 from ._analyze_rows import SINKS, WINDOW
 
@@ -55,7 +56,29 @@ def head_table(analysis: Analysis) -> list[str]:
             + "  ".join(f"{analysis.kind(place, head):<{width}}" for head in range(count)).rstrip()
             for place, layer in enumerate(analysis.heads.layers)
         ),
+        *legend(analysis),
     ]
+
+
+def legend(analysis: Analysis) -> list[str]:
+    """What the kinds in the table mean, those that are there."""
+    meanings = {
+        "strips": "position decides: conv_attention with RecoverOptions(num_bases=...)",
+        "window": "the nearest keys and the first ones alone would do",
+        "heavy": "these and so many keys with the most attention would do",
+        "calibrated": "conv_attention with CalibrateOptions()",
+        "content": "conv_attention computes the head exactly",
+        "too short": f"conv_attention computes less than {SHORTEST:,} positions exactly",
+    }
+    found = families(analysis)
+    return [f"       {kind}: {told}" for kind, told in meanings.items() if kind in found]
+
+
+def families(analysis: Analysis) -> Counter[str]:
+    """How many heads are of each kind, whatever its number."""
+    layers, count = analysis.heads.query.shape[:2]
+    every = (analysis.kind(layer, head) for layer in range(layers) for head in range(count))
+    return Counter(kind.rstrip(" 0123456789") for kind in every)
 
 
 def curves(analysis: Analysis) -> list[str]:
@@ -87,10 +110,7 @@ def costs(analysis: Analysis) -> list[str]:
 
 def kinds(analysis: Analysis) -> list[str]:
     """How many heads are of each kind."""
-    layers, count = analysis.heads.query.shape[:2]
-    every = (analysis.kind(layer, head) for layer in range(layers) for head in range(count))
-    found = Counter(kind.rstrip(" 0123456789") for kind in every)
-    said = ", ".join(f"{number} {name}" for name, number in found.most_common())
+    said = ", ".join(f"{number} {name}" for name, number in families(analysis).most_common())
     return [f"heads     {said}"]
 
 
