@@ -76,10 +76,12 @@ void order(const Stream& first, void* then) {
 }
 
 void copy(const Stream& stream, void* to, const void* from, std::size_t bytes) {
+  if (bytes == 0) return;
   CONVBASIS_CHECK_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, native(stream)));
 }
 
 void fill_zero(const Stream& stream, void* memory, std::size_t bytes) {
+  if (bytes == 0) return;
   CONVBASIS_CHECK_CUDA(cudaMemsetAsync(memory, 0, bytes, native(stream)));
 }
 

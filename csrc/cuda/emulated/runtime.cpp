@@ -41,9 +41,11 @@ void* allocate(const Stream&, std::size_t bytes) {
 void release(const Stream&, void* memory) noexcept { ::operator delete(memory); }
 void order(const Stream&, void*) {}
 void copy(const Stream&, void* to, const void* from, std::size_t bytes) {
-  std::memcpy(to, from, bytes);
+  if (bytes > 0) std::memcpy(to, from, bytes);  // null pointers of nothing
 }
-void fill_zero(const Stream&, void* memory, std::size_t bytes) { std::memset(memory, 0, bytes); }
+void fill_zero(const Stream&, void* memory, std::size_t bytes) {
+  if (bytes > 0) std::memset(memory, 0, bytes);
+}
 void synchronize(const Stream&) {}
 
 }  // namespace cuda
