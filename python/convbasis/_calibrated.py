@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from . import _core, _validate
-from ._judge import LISTED_HEADS
+from ._judge import tolerance_missed
 from ._judged_blocks import BLOCK, WHOLE_BLOCKS, Judge, Verdict
 from ._layout import AttentionInputs
 from ._run import exactly, result_arrays
@@ -92,19 +92,12 @@ def missed(
     inputs: AttentionInputs, wanted: ConvSettings, error: np.ndarray, heads: np.ndarray
 ) -> ToleranceMissed:
     """The exception for ``on_miss="error"``; the `error` of a hopeless head is infinite."""
-    errors, flags = inputs.restore(error), inputs.restore(heads)
-    listed = [tuple(head) for head in np.argwhere(flags).tolist()]
-    said = [
-        f"{f'head {head}' if head else 'the head'}: "
-        + (f"{errors[head]:.3g}" if np.isfinite(errors[head]) else "no approximation pays")
-        for head in listed[:LISTED_HEADS]
-    ]
-    more = len(listed) - len(said)
-    return ToleranceMissed(
-        f"[{wanted.function}] tol is missed by {len(listed)} of {heads.size} heads; expected "
-        f"relative errors whose intervals end below {wanted.tol:g}; got {', '.join(said)}"
-        + (f" and {more} more" if more else "")
-    )
+    errors = inputs.restore(error)
+
+    def told(head: tuple[int, ...]) -> str:
+        return f"{errors[head]:.3g}" if np.isfinite(errors[head]) else "no approximation pays"
+
+    return tolerance_missed(wanted.function, inputs.restore(heads), wanted.tol, told)
 
 
 def report_of(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,11 @@ class Verdict:
         if tol is None:
             return np.zeros_like(plan.by_strips)
         return plan.by_strips & ~(self.interval[..., 1] <= tol)
+
+    def told(self, inputs: AttentionInputs) -> Callable[[tuple[int, ...]], str]:
+        """Estimate and upper end of a head, named as the caller does."""
+        error, end = inputs.restore(self.error), inputs.restore(self.interval[..., 1])
+        return lambda head: f"{error[head]:.3g} (up to {end[head]:.3g})"
 
 
 @dataclass(frozen=True)
@@ -136,16 +141,11 @@ def deviation(
 
 
 def tolerance_missed(
-    function: str, inputs: AttentionInputs, verdict: Verdict, missed: np.ndarray, tol: float | None
+    function: str, missed: np.ndarray, tol: float | None, told: Callable[[tuple[int, ...]], str]
 ) -> ToleranceMissed:
-    """The exception for ``on_miss="error"``."""
-    ends = np.stack([verdict.error, verdict.interval[..., 1]], axis=-1).reshape(*inputs.lead, 2)
-    heads = [tuple(head) for head in np.argwhere(missed.reshape(inputs.lead)).tolist()]
-    named = []
-    for head in heads[:LISTED_HEADS]:
-        estimate, end = ends[head]
-        name = f"head {head}" if head else "the head"
-        named.append(f"{name}: {estimate:.3g} (up to {end:.3g})")
+    """The exception for ``on_miss="error"``; ``told(head)`` says what came of one of them."""
+    heads = [tuple(head) for head in np.argwhere(missed).tolist()]
+    named = [f"{f'head {h}' if h else 'the head'}: {told(h)}" for h in heads[:LISTED_HEADS]]
     more = f" and {len(heads) - LISTED_HEADS} more" if len(heads) > LISTED_HEADS else ""
     return ToleranceMissed(
         f"[{function}] tol is missed by {len(heads)} of {missed.size} heads; expected relative "

@@ -105,7 +105,9 @@ def misses(
     """Heads that miss the tolerance; with ``on_miss="error"`` any of them raises."""
     missed = verdict.misses(plan, wanted.tol)
     if wanted.on_miss == "error" and missed.any():
-        raise tolerance_missed(wanted.function, inputs, verdict, missed, wanted.tol)
+        raise tolerance_missed(
+            wanted.function, inputs.restore(missed), wanted.tol, verdict.told(inputs)
+        )
     return missed
 
 
