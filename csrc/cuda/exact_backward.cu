@@ -1,6 +1,5 @@
 #include "core/buffer.h"
-#include "core/groups.h"
-#include "cuda/buffer.h"
+#include "cuda/exact_backward.h"
 #include "cuda/online_softmax.h"
 
 // Two passes. The first leaves three numbers a query row; from them the second forms tiles of
@@ -33,6 +32,7 @@ struct FormStatistics {
   Softmax softmax;
   Array<T> value, grad_output;
   const std::int32_t* heads;
+  const std::int32_t* only;  // flags the heads to compute; null: all of them
   index_t row_tiles;
   RowStatistics<T>* statistics;  // (all heads, rows)
 
@@ -40,6 +40,7 @@ struct FormStatistics {
     T* operands = reinterpret_cast<T*>(block.shared);
     const typename Softmax::Shared shared(operands + kOperands<T>);
     const index_t head = heads[block.index / row_tiles];
+    if (only != nullptr && only[head] == 0) return;
     const index_t row = (row_tiles - 1 - block.index % row_tiles) * kTile;  // the longest first
     const index_t end = softmax.end_of(row);
 
@@ -101,6 +102,7 @@ struct Differentiate {
   const RowStatistics<T>* statistics;
   const std::int32_t* heads;   // query heads
   const std::int32_t* groups;  // where the heads of a key head begin; null: one by one
+  const std::int32_t* only;    // flags the heads to compute, one a group; null: all of them
   index_t row_tiles, channel_tiles;
   T scale;
   bool is_causal, by_value;
@@ -120,6 +122,7 @@ struct Differentiate {
     const auto single = static_cast<std::int32_t>(group);
     const std::int32_t first_head = of_keys() ? groups[group] : single;
     const std::int32_t last_head = of_keys() ? groups[group + 1] : single + 1;
+    if (only != nullptr && only[heads[first_head]] == 0) return;
 
     PerThread<WideSums<T, Tiles>, kTileThreads> sums;
     block.each(kTileThreads, [&](int t) {
@@ -170,9 +173,8 @@ struct Call {
   OnlineSoftmax<T> softmax;
   Side<T> queries, keys;
   const RowStatistics<T>* statistics;
-  const std::int32_t* heads;
-  const std::int32_t* groups;
-  index_t head_count, group_count;
+  const HeadGroups& groups;
+  const std::int32_t* only;
 };
 
 enum class By { query, key, value };
@@ -184,13 +186,14 @@ void differentiate(const Call<T>& call, By by, const Array<T>& out, const Stream
   const Side<T>& other = of_keys ? call.queries : call.keys;
   const index_t row_tiles = ceil_div(out.rows, kTile);
   const index_t channel_tiles = ceil_div(out.channels, Kernel::kChannels);
-  const index_t blocks = (of_keys ? call.group_count : call.head_count) * row_tiles * channel_tiles;
+  const index_t items = of_keys ? call.groups.count() : call.groups.heads.size();
   launch_blocks<kTileThreads>(
-      stream, blocks, Kernel::kSharedBytes,
+      stream, items * row_tiles * channel_tiles, Kernel::kSharedBytes,
       Kernel{of_keys ? call.keys : call.queries, other,
              by == By::value ? other.of[kSlopes] : other.of[kLogits], out, call.statistics,
-             call.heads, of_keys ? call.groups : nullptr, row_tiles, channel_tiles,
-             call.softmax.scale, call.softmax.is_causal, by == By::value});
+             call.groups.heads.data(), of_keys ? call.groups.begins.data() : nullptr, call.only,
+             row_tiles, channel_tiles, call.softmax.scale, call.softmax.is_causal,
+             by == By::value});
 }
 
 /// Logits are formed once for all channels of a thread block; registers hold 128 floats' worth.
@@ -204,6 +207,38 @@ void differentiate(const Call<T>& call, By by, const Array<T>& out, const Stream
 }
 
 }  // namespace
+
+HeadGroups upload_groups(std::span<const Group> groups, index_t query_heads, const Stream& stream) {
+  std::vector<std::int32_t> numbers, begins{0};
+  for (const Group& group : groups) {
+    for (const index_t head : group.heads)
+      numbers.push_back(static_cast<std::int32_t>(group.batch * query_heads + head));
+    begins.push_back(static_cast<std::int32_t>(numbers.size()));
+  }
+  return {upload<std::int32_t>(stream, numbers), upload<std::int32_t>(stream, begins)};
+}
+
+template <class T>
+void differentiate_exactly(const BackwardArrays<T>& arrays, const HeadGroups& groups,
+                           index_t all_heads, double scale, bool is_causal,
+                           const std::int32_t* only, const Stream& stream) {
+  const index_t rows = arrays.query.rows, row_tiles = ceil_div(rows, kTile);
+  const OnlineSoftmax<T> softmax{arrays.query, arrays.key, static_cast<T>(scale), is_causal};
+  const DeviceBuffer<RowStatistics<T>> statistics(stream, all_heads * rows);
+  const Call<T> call{softmax,
+                     {{arrays.query, arrays.grad_output}},
+                     {{arrays.key, arrays.value}},
+                     statistics.data(),
+                     groups,
+                     only};
+  launch_blocks<kTileThreads>(
+      stream, groups.heads.size() * row_tiles, FormStatistics<T>::kSharedBytes,
+      FormStatistics<T>{softmax, arrays.value, arrays.grad_output, groups.heads.data(), only,
+                        row_tiles, statistics.data()});
+  differentiate(call, By::query, arrays.grad_query, stream);
+  differentiate(call, By::key, arrays.grad_key, stream);
+  differentiate(call, By::value, arrays.grad_value, stream);
+}
 
 template <class E>
 void exact_attention_backward(View<const E, 4> query, View<const E, 4> key, View<const E, 4> value,
@@ -221,36 +256,24 @@ void exact_attention_backward(View<const E, 4> query, View<const E, 4> key, View
   require_shape(kName, "grad_key", grad_key.shape, key.shape, "to match key");
   require_shape(kName, "grad_value", grad_value.shape, value.shape, "to match value");
   const HeadList list(kName, heads, batch * query_heads);
-  const OnlineSoftmax<T> softmax = softmax_of<E>(kName, query, key, options);
-  std::vector<std::int32_t> numbers, begins{0};
-  for (const Group& group : groups_of(list, batch, query_heads, key.shape[1])) {
-    for (const index_t head : group.heads)
-      numbers.push_back(static_cast<std::int32_t>(group.batch * query_heads + head));
-    begins.push_back(static_cast<std::int32_t>(numbers.size()));
-  }
-  if (numbers.empty()) return;
+  require_no_mask(kName, options);
+  const std::vector<Group> groups = groups_of(list, batch, query_heads, key.shape[1]);
+  if (groups.empty()) return;
 
   const DeviceGuard guard(stream.device);
-  const DeviceBuffer<std::int32_t> listed = upload<std::int32_t>(stream, numbers);
-  const DeviceBuffer<std::int32_t> groups = upload<std::int32_t>(stream, begins);
-  const DeviceBuffer<RowStatistics<T>> statistics(stream, batch * query_heads * n);
   const auto of = [&](const auto& view) { return array_of(view, query_heads); };
-  const Call<T> call{softmax,
-                     {{softmax.query, of(grad_output)}},
-                     {{softmax.key, of(value)}},
-                     statistics.data(),
-                     listed.data(),
-                     groups.data(),
-                     listed.size(),
-                     groups.size() - 1};
-  const index_t row_tiles = ceil_div(n, kTile);
-  launch_blocks<kTileThreads>(stream, listed.size() * row_tiles, FormStatistics<T>::kSharedBytes,
-                              FormStatistics<T>{softmax, of(value), of(grad_output), listed.data(),
-                                                row_tiles, statistics.data()});
-  differentiate(call, By::query, of(grad_query), stream);
-  differentiate(call, By::key, of(grad_key), stream);
-  differentiate(call, By::value, of(grad_value), stream);
+  const BackwardArrays<T> arrays{of(query),      of(key),      of(value),     of(grad_output),
+                                 of(grad_query), of(grad_key), of(grad_value)};
+  differentiate_exactly(arrays, upload_groups(groups, query_heads, stream), batch * query_heads,
+                        scale_of(options, head_dim), options.is_causal, nullptr, stream);
 }
+
+#define CONVBASIS_INSTANTIATE(T)                                                            \
+  template void differentiate_exactly(const BackwardArrays<T>&, const HeadGroups&, index_t, \
+                                      double, bool, const std::int32_t*, const Stream&);
+CONVBASIS_INSTANTIATE(float)
+CONVBASIS_INSTANTIATE(double)
+#undef CONVBASIS_INSTANTIATE
 
 #define CONVBASIS_INSTANTIATE(E)                                                          \
   template void exact_attention_backward(                                                 \

@@ -24,11 +24,11 @@ struct AttendRows {
   MonomialTable monomials;
   const T* states;
   index_t chunk, chunks, keys, stride;
-  Array<T> query, value, out, lse;
+  Array<T> query, value;
+  RowResults<T> results;
   std::uint32_t row_tiles, channel_tiles;
   double scale;
   bool is_causal;
-  std::int32_t* spoiled;
 
   CONVBASIS_DEVICE void operator()(Block<kTileThreads> block) const {
     T* left = reinterpret_cast<T*>(block.shared);
@@ -158,14 +158,16 @@ struct AttendRows {
   CONVBASIS_DEVICE void finish(Block<kTileThreads>& block, const Place& place, const Shared& shared,
                                Sums& sums) const {
     auto* totals = reinterpret_cast<double*>(shared.right);
+    const Array<T>& out = results.out;
     Tile::sum_totals(block, sums, shared.left, totals);
     block.each(kTileThreads, [&](int t) {
       CONVBASIS_UNROLL
       for (int r = 0; r < kTileRows; ++r) {
         const int at = Tile::row(t) + r;
         const double total = totals[at];
-        const T factor =
-            total > 0 ? static_cast<T>(heads.scales[place.item].unscale / total) : T(0);
+        const T unscale = heads.scales[place.item].unscale;
+        const T share = total > 0 ? static_cast<T>(unscale / total) : T(0);
+        const T factor = results.divides ? share : unscale;
         CONVBASIS_UNROLL
         for (int k = 0; k < kQuad; ++k) {
           const index_t c = place.channel + Tile::column(t) + k;
@@ -179,14 +181,16 @@ struct AttendRows {
       if (place.channel > 0 || row >= out.rows) return;
       const double total = totals[i];
       const bool is_good = total > 0 && is_finite(total);
-      if (!is_good && keys > 0) spoiled[place.head * out.rows + row] = 1;
-      if (lse.data == nullptr) return;
+      const index_t flat = place.head * out.rows + row;
+      if (results.sums != nullptr) results.sums[flat] = total;
+      if (results.spoiled != nullptr && !is_good && keys > 0) results.spoiled[flat] = 1;
+      if (results.lse.data == nullptr) return;
       double taken_off = 0;
       for (index_t c = 0; c < heads.head_dim; ++c)
         taken_off += static_cast<double>(query.load(place.head, row, c)) *
                      heads.centres[place.item * heads.head_dim + c];
       const double log_sum = is_good ? log(total) + scale * taken_off : -INFINITY;
-      lse.store(place.head, row, 0, static_cast<T>(log_sum));
+      results.lse.store(place.head, row, 0, static_cast<T>(log_sum));
     });
   }
 };
@@ -195,27 +199,26 @@ struct AttendRows {
 
 template <class T>
 void attend_rows(const LowRankHeads<T>& heads, const ChunkStates<T>& states, const Array<T>& query,
-                 const Array<T>& value, bool is_causal, double scale, std::int32_t* spoiled,
-                 const Array<T>& out, const Array<T>& lse, const Stream& stream) {
+                 const Array<T>& value, bool is_causal, double scale, const RowResults<T>& results,
+                 const Stream& stream) {
   with_tile<T>(value.channels, [&]<int Width>(LowRankTile<T, Width>) {
     using Tile = LowRankTile<T, Width>;
     using Kernel = AttendRows<T, Tile, Width>;
-    const index_t row_tiles = ceil_div(out.rows, Tile::kRows);
+    const index_t row_tiles = ceil_div(results.out.rows, Tile::kRows);
     const index_t channel_tiles =
         std::max(ceil_div(value.channels, Width), index_t{1});  // lse without channels
     launch_blocks<kTileThreads>(
         stream, heads.count * row_tiles * channel_tiles, Kernel::kSharedBytes,
         Kernel{heads, states.monomials, states.memory.data(), states.chunk, states.chunks,
-               states.keys, states.stride, query, value, out, lse,
+               states.keys, states.stride, query, value, results,
                static_cast<std::uint32_t>(row_tiles), static_cast<std::uint32_t>(channel_tiles),
-               scale, is_causal, spoiled});
+               scale, is_causal});
   });
 }
 
 #define CONVBASIS_INSTANTIATE(T)                                                            \
   template void attend_rows(const LowRankHeads<T>&, const ChunkStates<T>&, const Array<T>&, \
-                            const Array<T>&, bool, double, std::int32_t*, const Array<T>&,  \
-                            const Array<T>&, const Stream&);
+                            const Array<T>&, bool, double, const RowResults<T>&, const Stream&);
 CONVBASIS_INSTANTIATE(float)
 CONVBASIS_INSTANTIATE(double)
 #undef CONVBASIS_INSTANTIATE

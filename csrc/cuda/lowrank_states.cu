@@ -1,9 +1,37 @@
+#include <cmath>
+
 #include "core/buffer.h"
+#include "cuda/gpu_schedule.h"
 #include "cuda/lowrank_states.h"
 #include "cuda/lowrank_tile.h"
 
 namespace convbasis::cuda {
 namespace {
+
+constexpr double kSumsOfBlock = 4096;
+
+/// Keys of a chunk. When causal, the keys of a row's own chunk take b (d + c) / 2 multiply-adds a
+/// row, and states r (c + 1) / b numbers of four passes through memory. Otherwise chunks only keep
+/// all multiprocessors busy.
+index_t chunk_of(index_t rank, index_t head_dim, index_t stride, index_t keys, index_t heads,
+                 bool is_causal, index_t element_size) {
+  const GpuModel model;
+  constexpr index_t kMultiple = LowRankTokens<float>::kTokenMultiple;
+  const auto state = static_cast<double>(rank * stride);
+  double wanted;
+  if (is_causal) {
+    const double bytes = 4 * static_cast<double>(element_size) * state / model.bytes;
+    wanted = std::sqrt(bytes * model.flops / static_cast<double>(head_dim + stride));
+    const double most = static_cast<double>(model.workspace / element_size) / state;
+    wanted = std::max(wanted, static_cast<double>(keys) / std::max(most, 1.0));
+  } else {
+    const double tiles = std::ceil(state / kSumsOfBlock) * static_cast<double>(heads);
+    const double chunks = std::ceil(4 * model.multiprocessors / tiles);
+    wanted = static_cast<double>(keys) / chunks;
+  }
+  wanted = std::max(std::min(wanted, static_cast<double>(keys)), 1.0);
+  return ceil_div(static_cast<index_t>(std::ceil(wanted)), kMultiple) * kMultiple;
+}
 
 /// The state of one chunk: a tile of features by channels.
 template <class T, class Tile, int Width>
@@ -130,6 +158,19 @@ struct SumBefore {
 }  // namespace
 
 template <class T>
+ChunkStates<T> plan_states(const MonomialTable& monomials, index_t head_dim, index_t channels,
+                           index_t keys, index_t heads, bool is_causal) {
+  ChunkStates<T> states;
+  states.monomials = monomials;
+  states.keys = keys;
+  states.stride = channels + 1;
+  states.chunk =
+      chunk_of(monomials.padded, head_dim, states.stride, keys, heads, is_causal, sizeof(T));
+  states.chunks = ceil_div(keys, states.chunk);
+  return states;
+}
+
+template <class T>
 void sum_chunks(const LowRankHeads<T>& heads, const Array<T>& value, ChunkStates<T>& states,
                 const Stream& stream) {
   states.memory = {};  // given back before more is taken
@@ -148,9 +189,12 @@ void sum_chunks(const LowRankHeads<T>& heads, const Array<T>& value, ChunkStates
          SumBefore<T>{states.chunks, states.size(), states.memory.data()});
 }
 
-template void sum_chunks(const LowRankHeads<float>&, const Array<float>&, ChunkStates<float>&,
-                         const Stream&);
-template void sum_chunks(const LowRankHeads<double>&, const Array<double>&, ChunkStates<double>&,
-                         const Stream&);
+#define CONVBASIS_INSTANTIATE(T)                                                                \
+  template ChunkStates<T> plan_states(const MonomialTable&, index_t, index_t, index_t, index_t, \
+                                      bool);                                                    \
+  template void sum_chunks(const LowRankHeads<T>&, const Array<T>&, ChunkStates<T>&, const Stream&);
+CONVBASIS_INSTANTIATE(float)
+CONVBASIS_INSTANTIATE(double)
+#undef CONVBASIS_INSTANTIATE
 
 }  // namespace convbasis::cuda

@@ -21,6 +21,13 @@ struct ChunkStates {
   [[nodiscard]] index_t of_head() const { return (chunks + 1) * size(); }
 };
 
+/// The states of `heads` heads that are summed at a time, without their memory: `chunk` balances
+/// what states take of device memory with the keys of a row's own chunk.
+template <class T>
+[[nodiscard]] ChunkStates<T> plan_states(const MonomialTable& monomials, index_t head_dim,
+                                         index_t channels, index_t keys, index_t heads,
+                                         bool is_causal);
+
 /// Fills `states`, all but whose memory is given. Features are formed in shared memory, from where
 /// they are summed by products of tiles; none is ever in device memory. Sums have a fixed order.
 ///

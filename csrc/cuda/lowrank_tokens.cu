@@ -78,25 +78,22 @@ struct FindScales {
 /// One variable of one head a row.
 template <class T>
 struct WriteTokens {
+  LowRankHeads<T> heads;
   Array<T> array;
-  const std::int32_t* listed;
-  const double* centres;  // null: queries
-  const HeadScales<T>* scales;
-  index_t tokens, head_dim, padded;
+  bool of_keys;
+  index_t tokens, padded;
   T* to;
 
   CONVBASIS_DEVICE void operator()(index_t row, index_t token) const {
-    const auto variables = static_cast<std::uint32_t>(head_dim + 1);
+    const auto variables = static_cast<std::uint32_t>(heads.head_dim + 1);
     const index_t item = static_cast<std::uint32_t>(row) / variables;
     const index_t variable = static_cast<std::uint32_t>(row) % variables;
     T value = 0;
-    if (token < tokens && variable == head_dim) {
+    if (token < tokens && variable == heads.head_dim) {
       value = 1;
     } else if (token < tokens) {
-      const auto entry = static_cast<double>(array.load(listed[item], token, variable));
-      value = static_cast<T>(
-          centres == nullptr ? scales[item].query * entry
-                             : scales[item].key * (entry - centres[item * head_dim + variable]));
+      const auto entry = static_cast<double>(array.load(heads.listed[item], token, variable));
+      value = of_keys ? heads.of_key(item, variable, entry) : heads.of_query(item, entry);
     }
     to[row * padded + token] = value;
   }
@@ -158,15 +155,13 @@ LowRankTokens<T>::LowRankTokens(std::span<const index_t> listed,
   const index_t queries = padded(query.rows), keys = padded(seen);
   tokens_ = DeviceBuffer<T>(stream, count * (head_dim + 1) * (queries + keys));
   T* key_tokens = tokens_.data() + count * (head_dim + 1) * queries;
-  launch(stream, count * (head_dim + 1), queries,
-         WriteTokens<T>{query, listed_.data(), nullptr, scales_.data(), query.rows, head_dim,
-                        queries, tokens_.data()});
-  launch(stream, count * (head_dim + 1), keys,
-         WriteTokens<T>{key, listed_.data(), centre, scales_.data(), seen, head_dim, keys,
-                        key_tokens});
   heads_ = {listed_.data(), numbers_.data(), centre, scales_.data(),
             tokens_.data(), key_tokens,      count,  coefficients / count - 1,
             head_dim,       queries,         keys};
+  launch(stream, count * (head_dim + 1), queries,
+         WriteTokens<T>{heads_, query, false, query.rows, queries, tokens_.data()});
+  launch(stream, count * (head_dim + 1), keys,
+         WriteTokens<T>{heads_, key, true, seen, keys, key_tokens});
 }
 
 template class LowRankTokens<float>;

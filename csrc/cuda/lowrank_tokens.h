@@ -29,6 +29,14 @@ struct LowRankHeads {
   const T *queries = nullptr, *keys = nullptr;
   index_t count = 0, degree = 0, head_dim = 0;
   index_t query_tokens = 0, key_tokens = 0;  ///< multiples of kTokenMultiple
+
+  /// What an entry of a query, or of variable `variable` of a key, is as a token.
+  [[nodiscard]] CONVBASIS_DEVICE T of_query(index_t item, double entry) const {
+    return static_cast<T>(scales[item].query * entry);
+  }
+  [[nodiscard]] CONVBASIS_DEVICE T of_key(index_t item, index_t variable, double entry) const {
+    return static_cast<T>(scales[item].key * (entry - centres[item * head_dim + variable]));
+  }
 };
 
 /// The same with their memory.

@@ -87,14 +87,18 @@ struct OnlineSoftmax {
   }
 };
 
+inline void require_no_mask(const char* function, const AttentionOptions& options) {
+  require(std::holds_alternative<std::monostate>(options.mask), function,
+          "mask is given; expected none: on a GPU, is_causal alone hides keys");
+}
+
 /// As an attention call has it. Throws InvalidArgument when it has a mask.
 template <class E>
 [[nodiscard]] OnlineSoftmax<Compute<E>> softmax_of(const char* function,
                                                    const View<const E, 4>& query,
                                                    const View<const E, 4>& key,
                                                    const AttentionOptions& options) {
-  require(std::holds_alternative<std::monostate>(options.mask), function,
-          "mask is given; expected none: on a GPU, is_causal alone hides keys");
+  require_no_mask(function, options);
   return {array_of(query, query.shape[1]), array_of(key, query.shape[1]),
           static_cast<Compute<E>>(scale_of(options, query.shape[3])), options.is_causal};
 }

@@ -75,6 +75,14 @@ void exact_attention_backward(View<const E, 4>, View<const E, 4>, View<const E, 
   refuse("exact_attention_backward");
 }
 
+template <class E>
+void polynomial_attention_backward(View<const E, 4>, View<const E, 4>, View<const E, 4>,
+                                   View<const E, 4>, View<E, 4>, View<E, 4>, View<E, 4>,
+                                   std::span<const HeadPolynomial>, const AttentionOptions&,
+                                   std::span<const index_t>, const Stream&) {
+  refuse("polynomial_attention_backward");
+}
+
 #define CONVBASIS_INSTANTIATE(E)                                                                  \
   template void conv_matmul(const BasisView<Compute<E>>&, View<const E, 4>, View<E, 4>, bool,     \
                             const Stream&);                                                       \
@@ -98,6 +106,10 @@ void exact_attention_backward(View<const E, 4>, View<const E, 4>, View<const E, 
   template void exact_attention(View<const E, 4>, View<const E, 4>, View<const E, 4>, View<E, 4>, \
                                 View<Compute<E>, 3>, const AttentionOptions&,                     \
                                 std::span<const index_t>, const Stream&);                         \
+  template void polynomial_attention_backward(                                                    \
+      View<const E, 4>, View<const E, 4>, View<const E, 4>, View<const E, 4>, View<E, 4>,         \
+      View<E, 4>, View<E, 4>, std::span<const HeadPolynomial>, const AttentionOptions&,           \
+      std::span<const index_t>, const Stream&);                                                   \
   template void exact_attention_backward(                                                         \
       View<const E, 4>, View<const E, 4>, View<const E, 4>, View<const E, 4>, View<E, 4>,         \
       View<E, 4>, View<E, 4>, const AttentionOptions&, std::span<const index_t>, const Stream&);

@@ -139,6 +139,30 @@ void polynomial_attention(View<const E, 4> query, View<const E, 4> key, View<con
                           const AttentionOptions& options, std::span<const index_t> heads,
                           const Stream& stream);
 
+/// Gradients through polynomials; see lowrank.h. grad_query is written for the listed heads,
+/// gradients are added to what grad_key and grad_value hold: sums over the listed query heads of a
+/// shared key head, formed before they are rounded to E. What polynomial_attention refuses is
+/// refused.
+///
+/// A head with exact rows, or with a row whose weights sum to 0 or less, is differentiated as
+/// exact_attention_backward does it. The latter is known on the device alone, so that the kernels
+/// for it always run; where a head has no such row, their thread blocks end at once.
+///
+/// dQ takes products with d (dv + 1) channels, dK as many transposed ones, dV and the forward pass
+/// dv: of n rows and rank r a head 8 n r d (dv + 1) FLOP and 8 n r dv, and if causal n b (d + c)
+/// next to the diagonal for each c channels. Products have c = 64 channels or a head's d, whichever
+/// is more, formed before and reduced after each; 12 to 16 bytes of float move for each channel of
+/// a row. Scratch: two numbers for each one of the gradients of all query heads, and what the
+/// products take, for as many heads at a time as 256 MiB hold.
+template <class E>
+void polynomial_attention_backward(View<const E, 4> query, View<const E, 4> key,
+                                   View<const E, 4> value, View<const E, 4> grad_output,
+                                   View<E, 4> grad_query, View<E, 4> grad_key,
+                                   View<E, 4> grad_value,
+                                   std::span<const HeadPolynomial> polynomials,
+                                   const AttentionOptions& options, std::span<const index_t> heads,
+                                   const Stream& stream);
+
 /// Gradients of exact_attention; see backward.h. options.mask and `heads` as above.
 ///
 /// Weights are formed again tile by tile, once for the rows' sums and once for each gradient:
