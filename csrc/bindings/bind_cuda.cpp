@@ -209,6 +209,39 @@ void differentiate_exactly(const DeviceTuple& query, const DeviceTuple& key,
   });
 }
 
+void differentiate_polynomials(const DeviceTuple& query, const DeviceTuple& key,
+                               const DeviceTuple& value, const DeviceTuple& grad_output,
+                               const DeviceTuple& grad_query, const DeviceTuple& grad_key,
+                               const DeviceTuple& grad_value, const Polynomials& polynomials,
+                               double scale, bool is_causal, const Heads& heads,
+                               const StreamTuple& stream) {
+  if (heads && heads->size() == 0) return;
+  const AttentionOptions options{.scale = scale, .is_causal = is_causal};
+  const std::vector<HeadPolynomial> of_heads = polynomials_of(polynomials);
+  dispatch_device(query, "query", [&]<class E>(E) {
+    const auto q = device_view<const E, 4>(query, "query");
+    const auto k = device_view<const E, 4>(key, "key");
+    const auto v = device_view<const E, 4>(value, "value");
+    const auto dy = device_view<const E, 4>(grad_output, "grad_output");
+    const auto dq = device_view<E, 4>(grad_query, "grad_query");
+    const auto dk = device_view<E, 4>(grad_key, "grad_key");
+    const auto dv = device_view<E, 4>(grad_value, "grad_value");
+    const py::gil_scoped_release nogil;
+    cuda::polynomial_attention_backward<E>(q, k, v, dy, dq, dk, dv, of_heads, options,
+                                           listed(heads), stream_of(stream));
+  });
+}
+
+/// Of a C-contiguous array.
+void clear_array(const DeviceTuple& array, const StreamTuple& stream) {
+  dispatch_device(array, "array", [&]<class E>(E) {
+    const auto view = device_view<E, 4>(array, "array");
+    const auto bytes = static_cast<std::size_t>(view.size()) * sizeof(E);
+    const py::gil_scoped_release nogil;
+    cuda::clear_memory(stream_of(stream), view.data, bytes);
+  });
+}
+
 void conv_backward(const DeviceBasis& lower, const DeviceTuple& query, const DeviceTuple& key,
                    const DeviceTuple& value, const DeviceTuple& grad_output,
                    const DeviceTuple& grad_query, const DeviceTuple& grad_key,
@@ -262,6 +295,11 @@ void register_cuda(py::module_& module) {
              arg("value"), arg("grad_output"), arg("grad_query"), arg("grad_key"),
              arg("grad_value"), arg("scale"), arg("is_causal"), arg("heads").none(true),
              arg("stream"));
+  module.def("cuda_polynomial_attention_backward", &differentiate_polynomials, arg("query"),
+             arg("key"), arg("value"), arg("grad_output"), arg("grad_query"), arg("grad_key"),
+             arg("grad_value"), arg("polynomials"), arg("scale"), arg("is_causal"),
+             arg("heads").none(true), arg("stream"));
+  module.def("cuda_clear_array", &clear_array, arg("array"), arg("stream"));
   module.def("cuda_conv_attention_backward", &conv_backward, arg("lower"), arg("query"), arg("key"),
              arg("value"), arg("grad_output"), arg("grad_query"), arg("grad_key"),
              arg("grad_value"), arg("scale"), arg("through_entries"), arg("stream"));

@@ -12,8 +12,7 @@ enum class By { query, key, value };
 
 /// Terms that share a product: columns are (terms, variables).
 struct Slab {
-  index_t first, terms, variables;
-  [[nodiscard]] CONVBASIS_DEVICE index_t channels() const { return terms * variables; }
+  index_t first, terms, variables, channels;
 };
 
 /// A number of each row and term times the row of the other side: of its key by queries, of its
@@ -28,7 +27,7 @@ struct FormTerms {
   index_t rows;
   T* to;
   CONVBASIS_DEVICE void operator()(index_t item, index_t i) const {
-    const auto [row, column] = position_of(i, slab.channels());
+    const auto [row, column] = position_of(i, slab.channels);
     const auto [term, variable] = position_of(column, slab.variables);
     const index_t head = heads.listed[item];
     T number = factors.at(head, row, slab.first + term);
@@ -36,7 +35,7 @@ struct FormTerms {
       const auto entry = static_cast<double>(other.load(head, row, variable));
       number *= by == By::query ? heads.of_key(item, variable, entry) : heads.of_query(item, entry);
     }
-    to[item * rows * slab.channels() + i] = number;
+    to[item * rows * slab.channels + i] = number;
   }
 };
 
@@ -55,7 +54,7 @@ struct AddTerms {
     const index_t width = by == By::value ? slab.terms : slab.variables;
     const auto [row, column] = position_of(i, width);
     const index_t head = heads.listed[item];
-    const T* mine = from + (item * rows + row) * slab.channels() + column;
+    const T* mine = from + (item * rows + row) * slab.channels + column;
     if (by == By::value) {
       const index_t c = slab.first + column;
       const double sum = units[head].without_grad(static_cast<double>(*mine));
@@ -90,10 +89,11 @@ void add_terms(By by, const LowRankGradient<T>& gradient, const LowRankHeads<T>&
   const DeviceBuffer<T> x(stream, heads.count * inputs * together * variables);
   const DeviceBuffer<T> y(stream, heads.count * outputs * together * variables);
   for (index_t first = 0; first < terms; first += together) {
-    const Slab slab{first, std::min(together, terms - first), variables};
-    launch(stream, heads.count, inputs * slab.channels(),
+    const index_t count = std::min(together, terms - first);
+    const Slab slab{first, count, variables, count * variables};
+    launch(stream, heads.count, inputs * slab.channels,
            FormTerms<T>{heads, other, by, before, slab, inputs, x.data()});
-    product.multiply(x.data(), y.data(), slab.channels());
+    product.multiply(x.data(), y.data(), slab.channels);
     launch(stream, heads.count, grad.rows * (by == By::value ? slab.terms : variables),
            AddTerms<T>{heads, by, after, slab, outputs, y.data(), gradient.units, grad});
   }

@@ -12,6 +12,7 @@ namespace {
 }  // namespace
 
 std::shared_ptr<void> make_memory(const Stream&, std::size_t) { refuse("make_memory"); }
+void clear_memory(const Stream&, void*, std::size_t) { refuse("clear_memory"); }
 void order(const Stream&, void*) { refuse("order"); }
 
 template <class E>

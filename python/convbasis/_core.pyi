@@ -340,6 +340,21 @@ def cuda_exact_attention_backward(
     heads: _Ints | None,
     stream: _Stream,
 ) -> None: ...
+def cuda_polynomial_attention_backward(
+    query: _Device,
+    key: _Device,
+    value: _Device,
+    grad_output: _Device,
+    grad_query: _Device,
+    grad_key: _Device,
+    grad_value: _Device,
+    polynomials: Sequence[tuple[NDArray[np.float64], NDArray[np.float64], _Ints, _Ints]],
+    scale: float,
+    is_causal: bool,
+    heads: _Ints | None,
+    stream: _Stream,
+) -> None: ...
+def cuda_clear_array(array: _Device, stream: _Stream) -> None: ...
 def cuda_conv_attention_backward(
     lower: _DeviceStrips,
     query: _Device,

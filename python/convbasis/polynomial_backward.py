@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from . import _core, _layout, _validate
+from . import _core, _gpu_polynomial_backward, _layout, _validate
+from ._device_arrays import any_on_device
 from ._polynomial_plan import PolynomialPlan, without_unseen_keys
 from .masks import Mask
 from .polynomial import PolynomialSettings, choose, overflow_named, polynomial_settings
@@ -80,6 +81,9 @@ def polynomial_attention_backward(
     Time O((n_q + n_kv) r d d_v) for r features, memory O(n (d + d_v)). Results do not depend on
     the number of threads.
 
+    Arrays on a GPU are taken as `polynomial_attention` takes them; what exact gradients cost
+    there is an estimate too.
+
     Source: Conv-Basis (arXiv 2405.05219), the theorem on training, with another fast product.
 
     Examples
@@ -93,6 +97,23 @@ def polynomial_attention_backward(
     True
     """
     name = "polynomial_attention_backward"
+    if any_on_device(query, key, value, grad_output):
+        settings = polynomial_settings(name, degree, tol, on_miss, check_finite, num_threads)
+        return _gpu_polynomial_backward.polynomial_attention_backward(
+            query,
+            key,
+            value,
+            grad_output,
+            attn_mask,
+            dropout_p,
+            is_causal,
+            scale=scale,
+            enable_gqa=enable_gqa,
+            degree=settings.degree,
+            tol=settings.tol,
+            on_miss=settings.on_miss,
+            return_report=return_report,
+        )
     inputs = _layout.attention_inputs(
         name,
         query,

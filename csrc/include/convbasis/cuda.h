@@ -35,6 +35,9 @@ struct Stream {
 /// Uninitialised memory of a device, given back in the order of the stream by its last owner.
 [[nodiscard]] std::shared_ptr<void> make_memory(const Stream& stream, std::size_t bytes);
 
+/// Fills memory of a device with zeros.
+void clear_memory(const Stream& stream, void* memory, std::size_t bytes);
+
 /// What is enqueued on `then`, a cudaStream_t, from now on waits for what is on `first` by now.
 void order(const Stream& first, void* then);
 
