@@ -155,8 +155,8 @@ void polynomial_attention(View<const E, 4> query, View<const E, 4> key, View<con
 /// dv: of n rows and rank r a head 8 n r d (dv + 1) FLOP and 8 n r dv, and if causal n b (d + c)
 /// next to the diagonal for each c channels. Products have c = 64 channels or a head's d, whichever
 /// is more, formed before and reduced after each; 12 to 16 bytes of float move for each channel of
-/// a row. Scratch: two numbers for each one of the gradients of all query heads, and what the
-/// products take, for as many heads at a time as 256 MiB hold.
+/// a row. Scratch: the gradients of each query head before they are summed, n (2 dv + 5) numbers a
+/// head, and what the products take, for as many heads at a time as 256 MiB hold, but at least one.
 template <class E>
 void polynomial_attention_backward(View<const E, 4> query, View<const E, 4> key,
                                    View<const E, 4> value, View<const E, 4> grad_output,
