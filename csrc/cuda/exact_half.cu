@@ -49,7 +49,7 @@ struct AttendHalf {
   static constexpr int kRight =
       kKeys * kDepthStride > kChannels* kKeyStride ? kKeys * kDepthStride : kChannels * kKeyStride;
   static constexpr std::size_t kSharedBytes = 2 * (kRows * kDepthStride + kRight);
-  static_assert(kSharedBytes <= 48 << 10);
+  static_assert(kSharedBytes <= kMostShared);
 
   /// A lane's two rows. `sum` is of its own columns alone until the end.
   struct Lane {
