@@ -17,6 +17,7 @@ constexpr int kThreads = 256, kLanes = 8, kRows = kThreads / kLanes;
 template <class T>
 constexpr double kRoundingBudget = sizeof(T) == 4 ? 1e-4 : 2.5e-12;
 constexpr double kWorstRow = 8, kSteadyLoss = 0.15, kUsualLoss = 4;
+constexpr double kHalfLoss = 64;  // 2^-17, of weights on tensor cores
 
 /// Divides rows of numerators by their sums, and flags those that rounding may have spoiled.
 template <class T>
@@ -103,7 +104,7 @@ struct CountSpoiled {
 
 /// The relative loss of sums over columns and pieces, whatever the row.
 template <class T>
-double steady_loss(const Strips<T>& weights, const Schedule& schedule) {
+double steady_loss(const Strips<T>& weights, const Schedule& schedule, Element element) {
   index_t terms = 0;
   for (const StripLayout& layout : weights.layouts) {
     index_t pieces = 0;
@@ -111,7 +112,8 @@ double steady_loss(const Strips<T>& weights, const Schedule& schedule) {
       pieces = std::max(pieces, most_pieces(layout, level));
     terms = std::max(terms, pieces + std::min(schedule.diagonal, layout.rows));
   }
-  return (kUsualLoss + kSteadyLoss * static_cast<double>(terms)) *
+  const double usual = kUsualLoss + (element == Element::same ? 0 : kHalfLoss);
+  return (usual + kSteadyLoss * static_cast<double>(terms)) *
          static_cast<double>(std::numeric_limits<T>::epsilon());
 }
 
@@ -121,7 +123,8 @@ template <class T>
 HeadsForward<T> attend_heads(const Strips<T>& logits, const Array<T>& value, const Array<T>& out,
                              const Array<T>& lse, bool for_backward, const Schedule& far,
                              const Stream& stream) {
-  const GpuModel model;
+  // Gradients go by the same schedule, with rows of T.
+  const GpuModel model = model_for(for_backward ? Element::same : value.element);
   const auto all = static_cast<index_t>(logits.layouts.size());
   const index_t rows = logits.table.rows, columns = logits.table.columns;
   HeadsForward<T> forward{exponentiate(logits, stream),
@@ -157,13 +160,14 @@ HeadsForward<T> attend_heads(const Strips<T>& logits, const Array<T>& value, con
       static_cast<double>(rows) * static_cast<double>(std::numeric_limits<T>::min());
   const index_t tiles = ceil_div(rows, kRows);
   using Kernel = Divide<T>;
-  launch_blocks<kThreads>(stream, all * tiles, Kernel::kSharedBytes,
-                          Kernel{numerator, out, lse, forward.sums.data(), errors.data(), of_ones,
-                                 forward.peaks.data(), weights.shifts.data(), forward.lse.data(),
-                                 forward.spoiled.data(), tiles, granules, columns,
-                                 std::max(steady_loss(weights.strips, forward.schedule),
-                                          steady_loss(weights.strips, far)),
-                                 lost});
+  launch_blocks<kThreads>(
+      stream, all * tiles, Kernel::kSharedBytes,
+      Kernel{numerator, out, lse, forward.sums.data(), errors.data(), of_ones, forward.peaks.data(),
+             weights.shifts.data(), forward.lse.data(), forward.spoiled.data(), tiles, granules,
+             columns,
+             std::max(steady_loss(weights.strips, forward.schedule, value.element),
+                      steady_loss(weights.strips, far, value.element)),
+             lost});
   attend_spoiled(logits, value, forward.spoiled.data(), out, lse, forward.lse.data(), stream);
   return forward;
 }
