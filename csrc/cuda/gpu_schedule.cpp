@@ -28,6 +28,7 @@ double level_cost(std::span<const StripLayout> heads, double channels, double si
   const auto block = static_cast<double>(level.block);
   double slots = 0, pairs = 0, windows = 0;
   for (const StripLayout& layout : heads) {
+    if (layout.count() == 0) continue;
     const index_t blocks = ceil_div(layout.rows, level.block);
     const double per_span = std::min(ratio(level.span, level.block), static_cast<double>(blocks));
     double pieces = 0;
@@ -53,6 +54,7 @@ double schedule_cost(std::span<const StripLayout> heads, index_t channels, index
   const auto tile_channels = static_cast<double>(round_up(channels, kDirectTile));
   double direct = 0, longest = 0;
   for (const StripLayout& layout : heads) {
+    if (layout.count() == 0) continue;
     const auto rows = static_cast<double>(layout.rows);
     const double most = std::min(static_cast<double>(schedule.diagonal), rows);
     const double terms = (most + kDirectTile) / 2;
