@@ -46,7 +46,7 @@ class GpuPlan:
 
 def given(bases: tuple[GpuBasis, ...]) -> GpuPlan:
     """Every head through the given strips, complete or not."""
-    return GpuPlan(bases, np.ones(bases[0].num_bases.shape, bool))
+    return GpuPlan(bases, np.ones(bases[0].lead, bool))
 
 
 def recovered(

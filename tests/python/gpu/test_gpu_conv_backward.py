@@ -21,15 +21,15 @@ def check(backend, row_error, got, want, dtype):
 
 
 @pytest.mark.parametrize("gradient", ["basis", "attention"])
-@pytest.mark.parametrize("is_causal", [True, False])
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize(("kv_heads", "n_kv"), [(4, 130), (2, 130), (1, 200), (4, 70)])
+@pytest.mark.parametrize(
+    ("is_causal", "kv_heads", "n_kv"),
+    [(True, 2, 130), (True, 1, 200), (True, 4, 70), (False, 4, 130), (False, 2, 130)],
+)
 def test_gradients_through_given_strips(
     backend, qkv, row_error, dtype, kv_heads, n_kv, is_causal, gradient
 ):
     n = 130
-    if not is_causal and n_kv != n:
-        pytest.skip("as many keys as queries are needed")
     host = [*qkv(n, lead=(2, 4), n_kv=n_kv, kv_heads=kv_heads, value_dim=5, dtype=dtype)]
     host.append(np.random.default_rng(5).normal(size=(2, 4, n, 5)).astype(dtype))
     strips = {"starts": [0, 17, 64], "enable_gqa": kv_heads != 4, "scale": 0.3}
@@ -92,7 +92,7 @@ def test_what_gradients_on_a_gpu_refuse(emulated, library):
     ]:
         with pytest.raises(NotImplementedError, match=rf"\[conv_attention_backward\] {name} "):
             cb.conv_attention_backward(x, x, x, x, **{"is_causal": True, name: value})
-    with pytest.raises(ValueError, match="gradient is not one of"):
+    with pytest.raises(ValueError, match="gradient is unknown"):
         cb.conv_attention_backward(x, x, x, x, gradient="exact")
     with pytest.raises(ValueError, match="grad_output differs in shape from the output"):
         cb.conv_attention_backward(x, x, x, put(np.zeros((2, 5, 3))))
