@@ -27,7 +27,7 @@ void conv_attention(const BasisView<Compute<E>>& lower, const BasisView<Compute<
                  upper != nullptr ? std::max(most, upper->kernels.shape[2]) : most, n);
 
   const DeviceGuard guard(stream.device);
-  const Halves<T> logits = halves_of(lower, upper, heads, stream);
+  const Triangles<T> logits = triangles_of(lower, upper, heads, stream);
   const HeadsForward<T> forward =
       attend_heads(logits, array_of(value, query_heads), array_of(out, query_heads),
                    column_of(lse, query_heads), false, {}, stream);

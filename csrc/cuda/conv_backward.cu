@@ -37,11 +37,11 @@ void conv_attention_backward(const BasisView<Compute<E>>& lower, const BasisView
                  upper != nullptr ? std::max(strips[2], upper->kernels.shape[2]) : strips[2], n);
 
   const DeviceGuard guard(stream.device);
-  const Halves<T> logits = halves_of(lower, upper, heads, stream);
+  const Triangles<T> logits = triangles_of(lower, upper, heads, stream);
   std::vector<Schedule> far;
-  for (const Strips<T>& half : logits)
+  for (const Strips<T>& triangle : logits)
     if (gradient == Gradient::attention)
-      far.push_back(far_schedule(half.layouts, head_dim, value.shape[3],
+      far.push_back(far_schedule(triangle.layouts, head_dim, value.shape[3],
                                  static_cast<index_t>(sizeof(T)), GpuModel()));
   const auto of = [&](const auto& view) { return array_of(view, query_heads); };
   HeadsBackward<T>(logits,

@@ -1,3 +1,5 @@
+#include <type_traits>
+
 #include "core/buffer.h"
 #include "cuda/direct.h"
 #include "cuda/register_tile.h"
@@ -73,6 +75,9 @@ struct DiagonalTiles {
 template <class T>
 void multiply_diagonal(const Strips<T>& strips, index_t diagonal, bool transpose, const Array<T>& x,
                        const Array<T>& y, const Stream& stream) {
+  if constexpr (std::is_same_v<T, float>)
+    if (x.element != Element::same)
+      return multiply_diagonal_halves(strips, diagonal, transpose, x, y, stream);
   const index_t row_tiles = ceil_div(y.rows, kTile), channel_tiles = ceil_div(y.channels, kTile);
   const auto heads = static_cast<index_t>(strips.layouts.size());
   using Kernel = DiagonalTiles<T>;

@@ -14,7 +14,7 @@ struct Attend {
   using Sums = PerThread<WideSums<T, Tiles>, kTileThreads>;
   static constexpr int kChannels = Tiles * kTile;
   static constexpr std::size_t kSharedBytes = sizeof(T) * (kOperands<T> + Softmax::kElements);
-  static_assert(kSharedBytes <= 48 << 10);
+  static_assert(kSharedBytes <= kMostShared);
 
   Softmax softmax;
   Array<T> value, out, lse;

@@ -28,7 +28,7 @@ template <class T>
 struct FormStatistics {
   using Softmax = OnlineSoftmax<T>;
   static constexpr std::size_t kSharedBytes = sizeof(T) * (kOperands<T> + Softmax::kElements);
-  static_assert(kSharedBytes <= 48 << 10);
+  static_assert(kSharedBytes <= kMostShared);
 
   Softmax softmax;
   Array<T> value, grad_output;
@@ -94,7 +94,7 @@ struct Differentiate {
   using Dots = PerThread<TileSums<T>, kTileThreads>;
   static constexpr int kChannels = Tiles * kTile;
   static constexpr std::size_t kSharedBytes = sizeof(T) * (kOperands<T> + kTile * kTileStride);
-  static_assert(kSharedBytes <= 48 << 10);
+  static_assert(kSharedBytes <= kMostShared);
 
   Side<T> mine, other;
   Array<T> summed, out;

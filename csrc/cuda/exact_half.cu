@@ -1,6 +1,6 @@
 #include "core/buffer.h"
 #include "cuda/exact_half.h"
-#include "cuda/tensor_cores.h"
+#include "cuda/halves.h"
 
 namespace convbasis::cuda {
 namespace {
@@ -8,38 +8,6 @@ namespace {
 constexpr int kWarps = 4, kThreads = kWarps * kLanes, kRows = kWarps * 16;
 constexpr int kKeys = 64, kDepth = 128;                           // of a tile of keys
 constexpr int kDepthStride = kDepth + 8, kKeyStride = kKeys + 8;  // lanes read 32 banks
-
-/// Eight neighbouring channels of a row.
-struct alignas(16) Eight {
-  std::uint16_t of[8];
-};
-
-/// A caller's array of 16-bit elements, read eight channels at a time; what is outside is 0.
-struct Halves {
-  explicit Halves(const Array<float>& a) : array(a), whole(a.strides[3] == 1) {
-    const auto odd = [](auto number) { return number % 8 != 0; };
-    if (odd(a.channels) || odd(reinterpret_cast<std::uintptr_t>(a.data) / 2)) whole = false;
-    for (int axis = 0; axis < 3; ++axis)
-      if (odd(a.strides[axis])) whole = false;
-  }
-  [[nodiscard]] CONVBASIS_DEVICE Eight load(index_t head, index_t row, index_t channel) const {
-    Eight eight = {};
-    if (row >= array.rows || channel >= array.channels) return eight;
-    const auto* data = static_cast<const std::uint16_t*>(array.data) + array.at(head, row, channel);
-    if (whole) return *reinterpret_cast<const Eight*>(data);
-    CONVBASIS_UNROLL
-    for (int i = 0; i < 8; ++i)
-      if (channel + i < array.channels) eight.of[i] = data[i * array.strides[3]];
-    return eight;
-  }
-
-  Array<float> array;
-  bool whole;  // eight elements are 16 bytes as they lie
-};
-
-[[nodiscard]] CONVBASIS_DEVICE std::uint32_t pair_at(const std::uint16_t* halves) {
-  return *reinterpret_cast<const std::uint32_t*>(halves);
-}
 
 /// kRows query rows of one head, 16 a warp, and Tiles * 64 channels of their output. Keys come
 /// kKeys at a time; logits, weights and sums stay in registers.
@@ -49,7 +17,7 @@ struct AttendHalf {
   static constexpr int kRight =
       kKeys * kDepthStride > kChannels* kKeyStride ? kKeys * kDepthStride : kChannels * kKeyStride;
   static constexpr std::size_t kSharedBytes = 2 * (kRows * kDepthStride + kRight);
-  static_assert(kSharedBytes <= 48 << 10);
+  static_assert(kSharedBytes <= kMostShared);
 
   /// A lane's two rows. `sum` is of its own columns alone until the end.
   struct Lane {
@@ -120,27 +88,19 @@ struct AttendHalf {
       for (int k = 0; k < steps; ++k) {
         PerThread<LeftTile, kThreads> left;
         block.lanes([&](int t) {
-          const std::uint16_t* at =
-              queries + (t / kLanes * 16 + lane_row(t)) * kDepthStride + k * 16 + lane_column(t);
-          left[t] = {{pair_at(at), pair_at(at + 8 * kDepthStride), pair_at(at + 8),
-                      pair_at(at + 8 * kDepthStride + 8)}};
+          left[t] = left_tile<kDepthStride>(queries + t / kLanes * 16 * kDepthStride + k * 16, t);
         });
         CONVBASIS_UNROLL
         for (int j = 0; j < kKeys / 8; ++j) {
           multiply_add<kElement>(
               block, [&](int t) { return left[t]; },
               [&](int t) {
-                return right_tile(keys + (j * 8 + lane_row(t)) * kDepthStride + k * 16, t);
+                return right_tile<kDepthStride>(keys + j * 8 * kDepthStride + k * 16, t);
               },
               [&](int t) -> SumTile& { return tile[t].of[j]; });
         }
       }
     }
-  }
-
-  /// Of 16 neighbouring numbers of the lane's column.
-  [[nodiscard]] static CONVBASIS_DEVICE RightTile right_tile(const std::uint16_t* column, int t) {
-    return {{pair_at(column + lane_column(t)), pair_at(column + lane_column(t) + 8)}};
   }
 
   /// Logits to weights, relative to the largest logit so far; sums follow.
@@ -210,9 +170,7 @@ struct AttendHalf {
       for (int j = 0; j < kChannels / 8; ++j) {
         multiply_add<kElement>(
             block, weights,
-            [&](int t) {
-              return right_tile(values + (j * 8 + lane_row(t)) * kKeyStride + k * 16, t);
-            },
+            [&](int t) { return right_tile<kKeyStride>(values + j * 8 * kKeyStride + k * 16, t); },
             [&](int t) -> SumTile& { return lanes[t].sums[j]; });
       }
     }

@@ -16,9 +16,9 @@ bool has_uncovered_columns(const StripLayout& layout) {
 template <class T>
 struct LargestOfLags {
   StripTable<T> logits;
-  index_t parts, of_head;  // parts of a strip; of a head, in all halves
+  index_t parts, of_head;  // parts of a strip; of a head, in all triangles
   int first_lag;
-  T* largest;  // (all heads, of_head), where the parts of this half begin
+  T* largest;  // (all heads, of_head), where the parts of this triangle begin
   CONVBASIS_DEVICE void operator()(Block<kThreads> block) const {
     T* values = reinterpret_cast<T*>(block.shared);
     const index_t strip_index = block.index / parts;
@@ -81,23 +81,23 @@ struct Exponentiate {
 }  // namespace
 
 template <class T>
-Weights<T> exponentiate(const Halves<T>& logits, const Stream& stream) {
+Weights<T> exponentiate(const Triangles<T>& logits, const Stream& stream) {
   const auto all = static_cast<index_t>(logits.front().layouts.size());
   const index_t parts = ceil_div(logits.front().table.rows, kLags);
   index_t of_head = 0;
-  for (const Strips<T>& half : logits) of_head += half.table.most * parts;
+  for (const Strips<T>& triangle : logits) of_head += triangle.table.most * parts;
   Weights<T> weights{{}, DeviceBuffer<T>(stream, all)};
   const DeviceBuffer<T> largest(stream, all * of_head);
   std::vector<DeviceBuffer<std::int32_t>> added;
   std::vector<std::int32_t> any_uncovered(static_cast<std::size_t>(all));
   index_t before = 0;
-  for (const Strips<T>& half : logits) {
+  for (const Strips<T>& triangle : logits) {
     launch_blocks<kThreads>(
-        stream, all * half.table.most * parts, kThreads * sizeof(T),
-        LargestOfLags<T>{half.table, parts, of_head, first_lag(weights.halves.size()),
+        stream, all * triangle.table.most * parts, kThreads * sizeof(T),
+        LargestOfLags<T>{triangle.table, parts, of_head, first_lag(weights.triangles.size()),
                          largest.data() + before});
-    before += half.table.most * parts;
-    std::vector<StripLayout> layouts = half.layouts;
+    before += triangle.table.most * parts;
+    std::vector<StripLayout> layouts = triangle.layouts;
     std::vector<std::int32_t> uncovered;
     for (StripLayout& layout : layouts) {
       uncovered.push_back(has_uncovered_columns(layout) ? 1 : 0);
@@ -105,7 +105,8 @@ Weights<T> exponentiate(const Halves<T>& logits, const Stream& stream) {
       if (uncovered.back() != 0) layout.starts.insert(layout.starts.begin(), index_t{0});
     }
     added.push_back(upload<std::int32_t>(stream, uncovered));
-    weights.halves.push_back(strips_of_layouts<T>(std::move(layouts), half.table.heads, 0, stream));
+    weights.triangles.push_back(
+        strips_of_layouts<T>(std::move(layouts), triangle.table.heads, 0, stream));
   }
   const DeviceBuffer<std::int32_t> any = upload<std::int32_t>(stream, any_uncovered);
   launch_blocks<kThreads>(
@@ -113,21 +114,21 @@ Weights<T> exponentiate(const Halves<T>& logits, const Stream& stream) {
       LargestOfHead<T>{largest.data(), of_head, any.data(), weights.shifts.data()});
 
   for (std::size_t i = 0; i < logits.size(); ++i) {
-    Strips<T>& half = weights.halves[i];
-    StripTable<T>& table = half.table;
+    Strips<T>& triangle = weights.triangles[i];
+    StripTable<T>& table = triangle.table;
     table.strip_stride = table.rows;
     table.head_stride = table.most * table.rows;
     table.batch_stride = table.heads * table.head_stride;
-    half.own_kernels = DeviceBuffer<T>(stream, all * table.head_stride);
-    table.kernels = half.own_kernels.data();
+    triangle.own_kernels = DeviceBuffer<T>(stream, all * table.head_stride);
+    table.kernels = triangle.own_kernels.data();
     launch(stream, all * table.most, table.rows,
            Exponentiate<T>{logits[i].table, table, added[i].data(), weights.shifts.data(),
-                           first_lag(i), half.own_kernels.data()});
+                           first_lag(i), triangle.own_kernels.data()});
   }
   return weights;
 }
 
-template Weights<float> exponentiate(const Halves<float>&, const Stream&);
-template Weights<double> exponentiate(const Halves<double>&, const Stream&);
+template Weights<float> exponentiate(const Triangles<float>&, const Stream&);
+template Weights<double> exponentiate(const Triangles<double>&, const Stream&);
 
 }  // namespace convbasis::cuda

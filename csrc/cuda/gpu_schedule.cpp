@@ -23,6 +23,13 @@ double ratio(index_t a, index_t b) { return static_cast<double>(a) / static_cast
 
 }  // namespace
 
+GpuModel model_for(Element element) {
+  GpuModel model;
+  if (element == Element::bfloat16) model.direct_flops = 150000;
+  if (element == Element::float16) model.direct_flops = 80000;
+  return model;
+}
+
 double level_cost(std::span<const StripLayout> heads, double channels, double size,
                   const Level& level, const GpuModel& model) {
   const auto block = static_cast<double>(level.block);
@@ -59,10 +66,11 @@ double schedule_cost(std::span<const StripLayout> heads, index_t channels, index
     const double most = std::min(static_cast<double>(schedule.diagonal), rows);
     const double terms = (most + kDirectTile) / 2;
     direct += rows * tile_channels *
-              (2 * terms / model.flops + size * (1 + terms / kDirectTile) / model.bytes);
+              (2 * terms / model.direct_flops + 2 * size / model.bytes +
+               size * terms / kDirectTile / model.cached);
     // One tile of outputs, which one multiprocessor sums.
-    longest = std::max(longest,
-                       2 * most * kDirectTile * kDirectTile * model.multiprocessors / model.flops);
+    longest = std::max(
+        longest, 2 * most * kDirectTile * kDirectTile * model.multiprocessors / model.direct_flops);
   }
   double cost = model.launch + std::max(direct, longest);
   for (const Level& level : schedule.levels) cost += level_cost(heads, width, size, level, model);

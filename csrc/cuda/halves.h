@@ -1,78 +1,55 @@
 #pragma once
 
-#include <vector>
-
-#include "cuda/element.h"
-#include "cuda/strips.h"
+#include "cuda/tensor_cores.h"
 
 namespace convbasis::cuda {
 
-/// The matrices of all heads: strips on and below the diagonal, and unless causal those above it
-/// with both axes reversed. Such an upper half is a lower one whose diagonal, lag 0, is not used,
-/// so that each stage does for both the same, on arrays whose rows are read backwards.
-template <class T>
-using Halves = std::vector<Strips<T>>;
+// 16-bit numbers on their way from callers' arrays to tensor cores, by way of shared memory.
 
-/// The first lag of a half that counts.
-[[nodiscard]] inline int first_lag(std::size_t half) { return half == 0 ? 0 : 1; }
-
-/// `upper` may be null; see strips_of_basis.
-template <class T>
-[[nodiscard]] Halves<T> halves_of(const BasisView<T>& lower, const BasisView<T>* upper,
-                                  std::span<const index_t> heads, const Stream& stream) {
-  Halves<T> halves;
-  halves.push_back(strips_of_basis(lower, heads, stream));
-  if (upper != nullptr) halves.push_back(strips_of_basis(*upper, heads, stream));
-  return halves;
-}
-
-/// The same rows in place, the last one first.
-template <class T>
-[[nodiscard]] Array<T> reversed(Array<T> array) {
-  if (array.rows == 0) return array;
-  const index_t size = array.element == Element::same ? static_cast<index_t>(sizeof(T)) : 2;
-  array.data = static_cast<char*>(array.data) + (array.rows - 1) * array.strides[2] * size;
-  array.strides[2] = -array.strides[2];
-  return array;
-}
-
-/// An array as a half reads its rows.
-template <class T>
-[[nodiscard]] Array<T> rows_of_half(std::size_t half, const Array<T>& array) {
-  return half == 0 ? array : reversed(array);
-}
-
-/// to += from. Heads that share one of `to` are one row of the launch.
-template <class T>
-struct AddArray {
-  Array<T> from, to;
-  CONVBASIS_DEVICE void operator()(index_t shared_head, index_t item) const {
-    const auto [row, c] = position_of(item, to.channels);
-    const index_t head = shared_head * to.group;
-    to.store(head, row, c, to.load(head, row, c) + from.load(head, row, c));
-  }
+/// Eight neighbouring channels of a row.
+struct alignas(16) Eight {
+  std::uint16_t of[8];
 };
-template <class T>
-void add_array(index_t all_heads, const Array<T>& from, const Array<T>& to, const Stream& stream) {
-  launch(stream, all_heads / to.group, to.rows * to.channels, AddArray<T>{from, to});
+
+/// A caller's array of 16-bit elements, read eight channels at a time; what is outside is 0.
+struct Halves {
+  explicit Halves(const Array<float>& a) : array(a), whole(a.strides[3] == 1) {
+    const auto odd = [](auto number) { return number % 8 != 0; };
+    if (odd(a.channels) || odd(reinterpret_cast<std::uintptr_t>(a.data) / 2)) whole = false;
+    for (int axis = 0; axis < 3; ++axis)
+      if (odd(a.strides[axis])) whole = false;
+  }
+  [[nodiscard]] CONVBASIS_DEVICE Eight load(index_t head, index_t row, index_t channel) const {
+    Eight eight = {};
+    if (row >= array.rows || channel >= array.channels) return eight;
+    const auto* data = static_cast<const std::uint16_t*>(array.data) + array.at(head, row, channel);
+    if (whole) return *reinterpret_cast<const Eight*>(data);
+    CONVBASIS_UNROLL
+    for (int i = 0; i < 8; ++i)
+      if (channel + i < array.channels) eight.of[i] = data[i * array.strides[3]];
+    return eight;
+  }
+
+  Array<float> array;
+  bool whole;  // eight elements are 16 bytes as they lie
+};
+
+[[nodiscard]] CONVBASIS_DEVICE std::uint32_t pair_at(const std::uint16_t* halves) {
+  return *reinterpret_cast<const std::uint32_t*>(halves);
 }
 
-/// Numbers of each row, (all heads, rows), the last row first.
-template <class T>
-struct ReverseRows {
-  const T* from;
-  index_t rows;
-  T* to;
-  CONVBASIS_DEVICE void operator()(index_t head, index_t row) const {
-    to[head * rows + row] = from[(head + 1) * rows - 1 - row];
-  }
-};
-template <class T>
-[[nodiscard]] DeviceBuffer<T> reversed_rows(const DeviceBuffer<T>& from, index_t rows,
-                                            const Stream& stream) {
-  DeviceBuffer<T> to(stream, from.size());
-  launch(stream, from.size() / rows, rows, ReverseRows<T>{from.data(), rows, to.data()});
-  return to;
+/// The lane's part of a left operand whose rows lie `Stride` numbers apart.
+template <int Stride>
+[[nodiscard]] CONVBASIS_DEVICE LeftTile left_tile(const std::uint16_t* halves, int t) {
+  const std::uint16_t* at = halves + lane_row(t) * Stride + lane_column(t);
+  return {{pair_at(at), pair_at(at + 8 * Stride), pair_at(at + 8), pair_at(at + 8 * Stride + 8)}};
+}
+
+/// That of a right operand whose columns lie `Stride` numbers apart.
+template <int Stride>
+[[nodiscard]] CONVBASIS_DEVICE RightTile right_tile(const std::uint16_t* halves, int t) {
+  const std::uint16_t* at = halves + lane_row(t) * Stride + lane_column(t);
+  return {{pair_at(at), pair_at(at + 8)}};
 }
 
 }  // namespace convbasis::cuda

@@ -48,7 +48,7 @@ struct PutQueries {
 }  // namespace
 
 template <class T>
-HeadsBackward<T>::HeadsBackward(const Halves<T>& logits, const BackwardArrays<T>& arrays,
+HeadsBackward<T>::HeadsBackward(const Triangles<T>& logits, const BackwardArrays<T>& arrays,
                                 double scale, const Stream& stream)
     : logits_(logits),
       arrays_(arrays),
@@ -65,7 +65,7 @@ void HeadsBackward<T>::run(Gradient gradient, std::span<const Schedule> far,
                            View<index_t, 2> rows_exact) {
   divide(far, rows_exact);
   const SpoiledRows list = list_spoiled(forward_.spoiled.data(), all_, rows_, stream_);
-  std::vector<Half> halves{half_of(0, list, {})};
+  std::vector<Triangle> triangles{triangle_of(0, list, {})};
   Turned turned;
   SpoiledRows turned_list;
   if (logits_.size() > 1) {
@@ -74,13 +74,13 @@ void HeadsBackward<T>::run(Gradient gradient, std::span<const Schedule> far,
               reversed_rows(shares_.delta, rows_, stream_),
               reversed_rows(shares_.delta_shares, rows_, stream_)};
     turned_list = list_spoiled(turned.spoiled.data(), all_, rows_, stream_);
-    halves.push_back(half_of(1, turned_list, turned));
+    triangles.push_back(triangle_of(1, turned_list, turned));
   }
-  add_values(halves);
+  add_values(triangles);
   if (gradient == Gradient::basis) {
-    add_kernels(halves);
+    add_kernels(triangles);
   } else {
-    add_entries(halves, far);
+    add_entries(triangles, far);
   }
 }
 
@@ -96,89 +96,88 @@ void HeadsBackward<T>::divide(std::span<const Schedule> far, View<index_t, 2> ro
 }
 
 template <class T>
-typename HeadsBackward<T>::Half HeadsBackward<T>::half_of(std::size_t i, const SpoiledRows& list,
-                                                          const Turned& turned) const {
-  const auto rows = [i](const Array<T>& array) { return rows_of_half(i, array); };
+typename HeadsBackward<T>::Triangle HeadsBackward<T>::triangle_of(std::size_t i,
+                                                                  const SpoiledRows& list,
+                                                                  const Turned& turned) const {
+  const auto rows = [i](const Array<T>& array) { return rows_of_triangle(i, array); };
   const bool is_lower = i == 0;
-  const BackwardArrays<T> arrays{rows(arrays_.query),      rows(arrays_.key),
-                                 rows(arrays_.value),      rows(arrays_.grad_output),
-                                 rows(arrays_.grad_query), rows(arrays_.grad_key),
-                                 rows(arrays_.grad_value)};
   const double* lse = is_lower ? forward_.lse.data() : turned.lse.data();
   const double* delta = is_lower ? shares_.delta.data() : turned.delta.data();
   const double* delta_shares = is_lower ? shares_.delta_shares.data() : turned.delta_shares.data();
   return {logits_[i],
-          forward_.weights.halves[i],
+          forward_.weights.triangles[i],
           forward_.schedules[i],
-          arrays,
+          rows(arrays_.query),
+          rows(arrays_.key),
           rows(of_heads(shares_.shares, rows_, channels_)),
           delta_shares,
           {logits_[i].table, list.rows.data(), list.counts.data(), lse, delta, shares_.units.data(),
-           rows(key_rows(shares_.value, channels_)), arrays.grad_output, first_lag(i)}};
+           rows(key_rows(shares_.value, channels_)), rows(arrays_.grad_output), first_lag(i)}};
 }
 
 template <class T>
-void HeadsBackward<T>::add_values(std::span<const Half> halves) const {
+void HeadsBackward<T>::add_values(std::span<const Triangle> triangles) const {
   const DeviceBuffer<T> memory(stream_, all_ * columns_ * channels_);
   const Array<T> sums = of_heads(memory, columns_, channels_);
-  for (std::size_t i = 0; i < halves.size(); ++i) {
-    const Half& half = halves[i];
+  for (std::size_t i = 0; i < triangles.size(); ++i) {
+    const Triangle& triangle = triangles[i];
     DeviceBuffer<T> own;
     if (i > 0) own = DeviceBuffer<T>(stream_, memory.size());
     const Array<T> product = i > 0 ? of_heads(own, columns_, channels_) : sums;
-    multiply_strips(half.weights, half.schedule, true, half.shares, product, model_.workspace,
-                    stream_);
-    add_spoiled_values(half.spoiled, product, stream_);
+    multiply_strips(triangle.weights, triangle.schedule, true, triangle.shares, product,
+                    model_.workspace, stream_);
+    add_spoiled_values(triangle.spoiled, product, stream_);
     if (i > 0) add_array(all_, reversed(product), sums, stream_);
   }
   add_groups(sums, arrays_.grad_value, shares_.units.data(), false, 1);
 }
 
 template <class T>
-void HeadsBackward<T>::add_kernels(std::span<const Half> halves) const {
-  if (halves.size() == 1) return add_kernels_of(halves[0], arrays_.grad_query, arrays_.grad_key);
-  // Sums of both halves are rounded once.
+void HeadsBackward<T>::add_kernels(std::span<const Triangle> triangles) const {
+  if (triangles.size() == 1)
+    return add_kernels_of(triangles[0], arrays_.grad_query, arrays_.grad_key);
+  // Sums of both triangles are rounded once.
   const index_t dim = arrays_.query.channels;
   const DeviceBuffer<T> of_lower(stream_, all_ * rows_ * dim),
       of_upper(stream_, all_ * rows_ * dim), of_keys(stream_, key_heads_ * columns_ * dim);
   fill_zero(stream_, of_keys.data(), static_cast<std::size_t>(of_keys.size()) * sizeof(T));
   const Array<T> lower = of_heads(of_lower, rows_, dim), upper = of_heads(of_upper, rows_, dim);
   const Array<T> keys = key_rows(of_keys, dim);
-  add_kernels_of(halves[0], lower, keys);
-  add_kernels_of(halves[1], upper, reversed(keys));
+  add_kernels_of(triangles[0], lower, keys);
+  add_kernels_of(triangles[1], upper, reversed(keys));
   add_array(all_, reversed(upper), lower, stream_);
   put_queries(lower, nullptr);
   add_array(all_, keys, arrays_.grad_key, stream_);
 }
 
 template <class T>
-void HeadsBackward<T>::add_kernels_of(const Half& half, const Array<T>& grad_query,
+void HeadsBackward<T>::add_kernels_of(const Triangle& triangle, const Array<T>& grad_query,
                                       const Array<T>& grad_key) const {
-  const DeviceBuffer<T> of_kernels =
-      differentiate_kernels(half.logits, half.weights, half.schedule, half.delta_shares,
-                            half.spoiled.value, half.shares, model_.workspace, stream_);
-  add_spoiled_kernels(half.spoiled, all_, of_kernels.data(), stream_);
-  add_kernel_gradients(half.logits, of_kernels.data(), shares_.units.data(), scale_,
-                       half.arrays.query, half.arrays.key, grad_query, grad_key, stream_);
+  const DeviceBuffer<T> of_kernels = differentiate_kernels(
+      triangle.logits, triangle.weights, triangle.schedule, triangle.delta_shares,
+      triangle.spoiled.value, triangle.shares, model_.workspace, stream_);
+  add_spoiled_kernels(triangle.spoiled, all_, of_kernels.data(), stream_);
+  add_kernel_gradients(triangle.logits, of_kernels.data(), shares_.units.data(), scale_,
+                       triangle.query, triangle.key, grad_query, grad_key, stream_);
 }
 
 template <class T>
-void HeadsBackward<T>::add_entries(std::span<const Half> halves,
+void HeadsBackward<T>::add_entries(std::span<const Triangle> triangles,
                                    std::span<const Schedule> far) const {
   const index_t dim = arrays_.query.channels;
   const DeviceBuffer<T> keys(stream_, key_heads_ * columns_ * dim);
   subtract_means(arrays_.key, key_heads_, means_of_rows(arrays_.key, key_heads_, stream_).data(),
                  nullptr, keys.data(), stream_);
   std::vector<DeviceBuffer<T>> memory;
-  for (std::size_t i = 0; i < halves.size(); ++i) {
-    const Half& half = halves[i];
+  for (std::size_t i = 0; i < triangles.size(); ++i) {
+    const Triangle& triangle = triangles[i];
     const DeviceBuffer<T>& of_queries = memory.emplace_back(stream_, all_ * rows_ * dim);
     const Array<T> grad_query = of_heads(of_queries, rows_, dim);
     const DeviceBuffer<T>& of_keys = memory.emplace_back(stream_, all_ * columns_ * dim);
     const Array<T> grad_key = of_heads(of_keys, columns_, dim);
-    differentiate_entries(half.weights, half.shares, half.delta_shares, half.spoiled, far[i],
-                          half.arrays.query, rows_of_half(i, key_rows(keys, dim)), grad_query,
-                          grad_key, stream_);
+    differentiate_entries(triangle.weights, triangle.shares, triangle.delta_shares,
+                          triangle.spoiled, far[i], triangle.query,
+                          rows_of_triangle(i, key_rows(keys, dim)), grad_query, grad_key, stream_);
     if (i == 0) continue;
     add_array(all_, reversed(grad_query), of_heads(memory[0], rows_, dim), stream_);
     add_array(all_, reversed(grad_key), of_heads(memory[1], columns_, dim), stream_);

@@ -14,36 +14,37 @@ struct BackwardArrays {
 template <class T>
 class HeadsBackward {
  public:
-  HeadsBackward(const Halves<T>& logits, const BackwardArrays<T>& arrays, double scale,
+  HeadsBackward(const Triangles<T>& logits, const BackwardArrays<T>& arrays, double scale,
                 const Stream& stream);
 
   /// Writes grad_query; adds to grad_key and grad_value. `far` are the blocks of the far products
-  /// of Gradient::attention in each half, see attention_gradient.h. rows_exact may be empty.
+  /// of Gradient::attention in each triangle, see attention_gradient.h. rows_exact may be empty.
   void run(Gradient gradient, std::span<const Schedule> far, View<index_t, 2> rows_exact);
 
  private:
-  /// One half of the matrix, and what its gradients read of the rows, in the half's order.
-  struct Half {
+  /// One triangle of the matrix, and what its gradients read of the rows, in the triangle's order.
+  struct Triangle {
     const Strips<T>& logits;
     const Strips<T>& weights;
     const Schedule& schedule;
-    BackwardArrays<T> arrays;
-    Array<T> shares;
+    Array<T> query, key, shares;
     const double* delta_shares;
     SpoiledGradient<T> spoiled;
   };
-  /// Those of the upper half, of the forward pass.
+  /// Those of the upper triangle, of the forward pass.
   struct Turned {
     DeviceBuffer<std::int32_t> spoiled;
     DeviceBuffer<double> lse, delta, delta_shares;
   };
 
   void divide(std::span<const Schedule> far, View<index_t, 2> rows_exact);
-  [[nodiscard]] Half half_of(std::size_t i, const SpoiledRows& list, const Turned& turned) const;
-  void add_values(std::span<const Half> halves) const;
-  void add_kernels(std::span<const Half> halves) const;
-  void add_kernels_of(const Half& half, const Array<T>& grad_query, const Array<T>& grad_key) const;
-  void add_entries(std::span<const Half> halves, std::span<const Schedule> far) const;
+  [[nodiscard]] Triangle triangle_of(std::size_t i, const SpoiledRows& list,
+                                     const Turned& turned) const;
+  void add_values(std::span<const Triangle> triangles) const;
+  void add_kernels(std::span<const Triangle> triangles) const;
+  void add_kernels_of(const Triangle& triangle, const Array<T>& grad_query,
+                      const Array<T>& grad_key) const;
+  void add_entries(std::span<const Triangle> triangles, std::span<const Schedule> far) const;
   void put_queries(const Array<T>& sums, const HeadUnits* units) const;
   void add_groups(const Array<T>& sums, const Array<T>& to, const HeadUnits* units, bool both_units,
                   double scale) const;
@@ -58,7 +59,7 @@ class HeadsBackward {
         contiguous_view<T, 4>(memory.data(), {all_ / heads, of_batch, columns_, channels}), heads);
   }
 
-  const Halves<T>& logits_;
+  const Triangles<T>& logits_;
   BackwardArrays<T> arrays_;
   double scale_;
   Stream stream_;

@@ -17,6 +17,7 @@ constexpr int kThreads = 256, kLanes = 8, kRows = kThreads / kLanes;
 template <class T>
 constexpr double kRoundingBudget = sizeof(T) == 4 ? 1e-4 : 2.5e-12;
 constexpr double kWorstRow = 8, kSteadyLoss = 0.15, kUsualLoss = 4;
+constexpr double kHalfLoss = 64;  // 2^-17, of weights on tensor cores
 
 /// Divides rows of numerators by their sums, and flags those that rounding may have spoiled. Rows
 /// of heads that are left out are not written.
@@ -26,7 +27,8 @@ struct Divide {
   StripTable<T> weights;
   Array<T> numerator, out, lse;
   const double *sums, *errors, *errors_of_ones, *peaks;  // errors_of_ones: null, or judged too
-  index_t upper;  // how far behind those of the lower half the upper one's errors are; 0: no such
+  index_t
+      upper;  // how far behind those of the lower triangle the upper one's errors are; 0: no such
   const T* shifts;
   double* exact_lse;  // or null
   std::int32_t* spoiled;
@@ -39,7 +41,7 @@ struct Divide {
     const double absolute = lost * (peak + 1) + kWorstRow * transforms;
     return !(is_finite(size) && steady_loss + (lost + absolute / size) / sum <= kRoundingBudget<T>);
   }
-  /// Of the transforms of both halves.
+  /// Of the transforms of both triangles.
   [[nodiscard]] CONVBASIS_DEVICE double squared_error(const double* squares, index_t head,
                                                       index_t row) const {
     const double* mine = squares + head * granules;
@@ -115,7 +117,7 @@ struct CountSpoiled {
 
 /// The relative loss of sums over columns and pieces, whatever the row.
 template <class T>
-double steady_loss(const Strips<T>& weights, const Schedule& schedule) {
+double steady_loss(const Strips<T>& weights, const Schedule& schedule, Element element) {
   index_t terms = 0;
   for (const StripLayout& layout : weights.layouts) {
     index_t pieces = 0;
@@ -123,17 +125,19 @@ double steady_loss(const Strips<T>& weights, const Schedule& schedule) {
       pieces = std::max(pieces, most_pieces(layout, level));
     terms = std::max(terms, pieces + std::min(schedule.diagonal, layout.rows));
   }
-  return (kUsualLoss + kSteadyLoss * static_cast<double>(terms)) *
+  const double usual = kUsualLoss + (element == Element::same ? 0 : kHalfLoss);
+  return (usual + kSteadyLoss * static_cast<double>(terms)) *
          static_cast<double>(std::numeric_limits<T>::epsilon());
 }
 
 }  // namespace
 
 template <class T>
-HeadsForward<T> attend_heads(const Halves<T>& logits, const Array<T>& value, const Array<T>& out,
+HeadsForward<T> attend_heads(const Triangles<T>& logits, const Array<T>& value, const Array<T>& out,
                              const Array<T>& lse, bool for_backward, std::span<const Schedule> far,
                              const Stream& stream) {
-  const GpuModel model;
+  // Gradients go by the same schedule, with rows of T.
+  const GpuModel model = model_for(for_backward ? Element::same : value.element);
   const StripTable<T>& table = logits.front().table;
   const auto all = static_cast<index_t>(logits.front().layouts.size());
   const index_t rows = table.rows, columns = table.columns, channels = out.channels;
@@ -144,10 +148,10 @@ HeadsForward<T> attend_heads(const Halves<T>& logits, const Array<T>& value, con
                           DeviceBuffer<double>(stream, all),
                           DeviceBuffer<std::int32_t>(stream, all * rows)};
   if (for_backward) forward.lse = DeviceBuffer<double>(stream, all * rows);
-  const Halves<T>& weights = forward.weights.halves;
+  const Triangles<T>& weights = forward.weights.triangles;
 
-  // Of the lower half, then the upper one; first those of this product, then those of products with
-  // rows of ones, which stand for matrices that are not known.
+  // Of the lower triangle, then the upper one; first those of this product, then those of products
+  // with rows of ones, which stand for matrices that are not known.
   const index_t granules = ceil_div(rows, kErrorRows), estimates = for_backward ? 2 : 1;
   const auto count = static_cast<index_t>(weights.size());
   const DeviceBuffer<double> errors(stream, estimates * count * all * granules);
@@ -160,10 +164,10 @@ HeadsForward<T> attend_heads(const Halves<T>& logits, const Array<T>& value, con
   const Array<T> numerator = packed_array(memory.data(), all, rows, channels);
   double steady = 0;
   for (std::size_t i = 0; i < weights.size(); ++i) {
-    const Strips<T>& half = weights[i];
+    const Strips<T>& triangle = weights[i];
     const Schedule& schedule = forward.schedules.emplace_back(
-        choose_schedule(half.layouts, channels, static_cast<index_t>(sizeof(T)), model));
-    const Array<T> x = rows_of_half(i, value);
+        choose_schedule(triangle.layouts, channels, static_cast<index_t>(sizeof(T)), model));
+    const Array<T> x = rows_of_triangle(i, value);
     measure_rows(x, all, squares.data(), forward.peaks.data(), stream);
     const index_t before = static_cast<index_t>(i) * all * granules;
     const RoundingErrors rounding[] = {
@@ -171,15 +175,15 @@ HeadsForward<T> attend_heads(const Halves<T>& logits, const Array<T>& value, con
         {nullptr, columns, granules, for_backward ? of_ones + before : nullptr}};
     const Array<T> product = packed_array(
         memory.data() + static_cast<index_t>(i) * all * rows * channels, all, rows, channels);
-    multiply_strips(half, schedule, false, x, product, model.workspace, stream,
+    multiply_strips(triangle, schedule, false, x, product, model.workspace, stream,
                     {rounding, static_cast<std::size_t>(estimates)});
     double* sums = i == 0 ? forward.sums.data() : upper_sums.data();
-    sum_rows(half, sums, stream);
-    steady = std::max(steady, steady_loss(half, schedule));
+    sum_rows(triangle, sums, stream);
+    steady = std::max(steady, steady_loss(triangle, schedule, value.element));
     if (!far.empty()) {
       for (const Level& level : far[i].levels)
-        add_level_rounding(half, level, model.workspace, rounding, stream);
-      steady = std::max(steady, steady_loss(half, far[i]));
+        add_level_rounding(triangle, level, model.workspace, rounding, stream);
+      steady = std::max(steady, steady_loss(triangle, far[i], value.element));
     }
     if (i == 0) continue;
     add_array(all, reversed(product), numerator, stream);
@@ -207,9 +211,9 @@ void count_spoiled(const std::int32_t* spoiled, index_t rows, const View<index_t
                           CountSpoiled{spoiled, rows, counts.shape[1], counts});
 }
 
-#define CONVBASIS_INSTANTIATE(T)                                                            \
-  template HeadsForward<T> attend_heads(const Halves<T>&, const Array<T>&, const Array<T>&, \
-                                        const Array<T>&, bool, std::span<const Schedule>,   \
+#define CONVBASIS_INSTANTIATE(T)                                                               \
+  template HeadsForward<T> attend_heads(const Triangles<T>&, const Array<T>&, const Array<T>&, \
+                                        const Array<T>&, bool, std::span<const Schedule>,      \
                                         const Stream&);
 CONVBASIS_INSTANTIATE(float)
 CONVBASIS_INSTANTIATE(double)

@@ -10,7 +10,7 @@ namespace convbasis::cuda {
 template <class T>
 struct HeadsForward {
   Weights<T> weights;
-  std::vector<Schedule> schedules;     ///< of each half
+  std::vector<Schedule> schedules;     ///< of each triangle
   DeviceBuffer<double> sums;           ///< of the weights
   DeviceBuffer<double> lse;            ///< empty unless a backward pass follows
   DeviceBuffer<double> peaks;          ///< the largest |value| of each head
@@ -21,7 +21,7 @@ struct HeadsForward {
 /// may have spoiled are summed one by one; with `for_backward` also those that would be in products
 /// with other matrices than V, in the same blocks and in those of `far`, if there is one.
 template <class T>
-[[nodiscard]] HeadsForward<T> attend_heads(const Halves<T>& logits, const Array<T>& value,
+[[nodiscard]] HeadsForward<T> attend_heads(const Triangles<T>& logits, const Array<T>& value,
                                            const Array<T>& out, const Array<T>& lse,
                                            bool for_backward, std::span<const Schedule> far,
                                            const Stream& stream);

@@ -4,10 +4,10 @@
 
 namespace convbasis::cuda {
 
-/// Gradients by the kernels of one half's logits of rows that are not spoiled, du_r[t] = sum over j
-/// in strip r of f[j + t, j] (G_{j+t} . V_j - delta_{j+t}), in units; (all heads, most, rows), of
-/// which lags that exist are written. What grows with the rows is kept apart: w_r[t] times (the
-/// correlation of V with G / sum, the shares, - a window's sum of delta / sum).
+/// Gradients by the kernels of one triangle's logits of rows that are not spoiled, du_r[t] = sum
+/// over j in strip r of f[j + t, j] (G_{j+t} . V_j - delta_{j+t}), in units; (all heads, most,
+/// rows), of which lags that exist are written. What grows with the rows is kept apart: w_r[t]
+/// times (the correlation of V with G / sum, the shares, - a window's sum of delta / sum).
 ///
 /// See correlate.h; after it each lag is read and written once, with about 30 additions for its
 /// window's sum.

@@ -10,7 +10,8 @@
 //                                            block.each(count, [&](int i) { ... });
 //                                            (lanes() is a phase that no other thread waits for)
 //
-// What threads keep between phases is in a PerThread, what they exchange in block.shared.
+// What threads keep between phases is in a PerThread, what they exchange in block.shared, of at
+// most kMostShared bytes.
 
 #include <algorithm>
 #include <cstdint>
@@ -34,6 +35,7 @@ namespace convbasis::cuda {
 
 constexpr int kElementThreads = 256;
 constexpr index_t kMostBlocks = 2147483647, kMostRowBlocks = 65535;
+constexpr std::size_t kMostShared = 48 << 10;  // what every GPU has without asking
 
 #ifdef __CUDACC__
 
@@ -143,6 +145,7 @@ void launch(const Stream&, index_t rows, index_t columns, const F& f) {
 
 template <int Threads, class F>
 void launch_blocks(const Stream&, index_t blocks, std::size_t shared_bytes, const F& f) {
+  if (shared_bytes > kMostShared) throw_backend("launch", "too much shared memory");
   std::vector<std::max_align_t> memory(shared_bytes / sizeof(std::max_align_t) + 1);
   for (index_t i = blocks; i-- > 0;) {
     auto* bytes = reinterpret_cast<unsigned char*>(memory.data());

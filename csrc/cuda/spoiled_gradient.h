@@ -15,7 +15,7 @@ struct SpoiledRows {
                                        const Stream& stream);
 
 /// What the gradients of rows that rounding spoiled are formed of, one by one: O(n d) a row. Rows
-/// are those of one half, in its order. Each sum has one owner, which goes through the rows in
+/// are those of one triangle, in its order. Each sum has one owner, which goes through the rows in
 /// their order. A head without such rows costs a look at its count.
 template <class T>
 struct SpoiledGradient {

@@ -25,7 +25,7 @@ struct StripLogits {
 }  // namespace
 
 template <class T>
-void attend_spoiled(const Halves<T>& logits, const Array<T>& value, const std::int32_t* spoiled,
+void attend_spoiled(const Triangles<T>& logits, const Array<T>& value, const std::int32_t* spoiled,
                     const Array<T>& out, const Array<T>& lse, double* exact_lse,
                     const Stream& stream) {
   const Strips<T>& lower = logits.front();
@@ -34,9 +34,9 @@ void attend_spoiled(const Halves<T>& logits, const Array<T>& value, const std::i
                      spoiled, out, lse, exact_lse, stream);
 }
 
-template void attend_spoiled(const Halves<float>&, const Array<float>&, const std::int32_t*,
+template void attend_spoiled(const Triangles<float>&, const Array<float>&, const std::int32_t*,
                              const Array<float>&, const Array<float>&, double*, const Stream&);
-template void attend_spoiled(const Halves<double>&, const Array<double>&, const std::int32_t*,
+template void attend_spoiled(const Triangles<double>&, const Array<double>&, const std::int32_t*,
                              const Array<double>&, const Array<double>&, double*, const Stream&);
 
 }  // namespace convbasis::cuda

@@ -44,7 +44,7 @@ void conv_matmul(const BasisView<Compute<E>>& basis, View<const E, 4> x, View<E,
   require_narrow(kName, batch * heads, most, n);
 
   const DeviceGuard guard(stream.device);
-  const GpuModel model;
+  const GpuModel model = model_for(element_of<E>);
   const Strips<T> strips = strips_of_basis(basis, {}, stream);
   const Schedule schedule =
       choose_schedule(strips.layouts, channels, static_cast<index_t>(sizeof(T)), model);

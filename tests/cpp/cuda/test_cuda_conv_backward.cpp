@@ -135,9 +135,9 @@ TEST(far_gradients_of_attention_match_near_ones) {
         return array_of(contiguous_view<double, 4>(memory.data(), {1, of, rows, channels}), heads);
       };
       const BasisView<double> upper = above.device();
-      const Halves<double> logits =
-          halves_of<double>(basis.device(), m < n ? nullptr : &upper, {}, kStream);
-      const std::vector<Schedule> of_halves(logits.size(), far);
+      const Triangles<double> logits =
+          triangles_of<double>(basis.device(), m < n ? nullptr : &upper, {}, kStream);
+      const std::vector<Schedule> of_triangles(logits.size(), far);
       HeadsBackward<double>(
           logits,
           {array(query.on_device, heads, dim), array(key.on_device, kv_heads, dim),
@@ -145,7 +145,7 @@ TEST(far_gradients_of_attention_match_near_ones) {
            array(of_query, heads, dim), array(of_key, kv_heads, dim),
            array(of_value, kv_heads, value_dim)},
           0.25, kStream)
-          .run(Gradient::attention, of_halves, {});
+          .run(Gradient::attention, of_triangles, {});
       return std::array{to_host(of_query), to_host(of_key), to_host(of_value)};
     };
     const auto want = run({{}, 1024});

@@ -50,8 +50,8 @@ TEST(weights_are_exponentials_of_logits_less_the_largest) {
   for (const index_t n : {1, 65, 300}) {
     const RandomBasis<double> basis(1, 4, 5, n, n, 3);
     const Weights<double> weights =
-        exponentiate(halves_of<double>(basis.device(), nullptr, {}, kStream), kStream);
-    const Strips<double>& strips = weights.halves.front();
+        exponentiate(triangles_of<double>(basis.device(), nullptr, {}, kStream), kStream);
+    const Strips<double>& strips = weights.triangles.front();
     const std::vector<double> kernels = to_host(strips.own_kernels);
     const std::vector<double> shifts = to_host(weights.shifts);
     const index_t most = strips.table.most;
