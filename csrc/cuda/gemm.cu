@@ -1,5 +1,6 @@
 #include <cublas_v2.h>
 
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -59,12 +60,13 @@ void run(Function function, const Stream& stream, index_t m, index_t n, index_t 
          index_t batch) {
   if (m == 0 || n == 0 || batch == 0) return;
   const auto native_of = [](auto* data) { return reinterpret_cast<const Native*>(data); };
+  const auto least_one = [](index_t stride) { return std::max(stride, index_t{1}); };
   const T one{alpha}, two{beta};
   Handle::of(stream.device).run(stream, [&](cublasHandle_t handle) {
     check_blas(function(handle, transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N, CUBLAS_OP_N, n, m, k,
-                        native_of(&one), native_of(b.data), b.stride, b.step, native_of(a.data),
-                        a.stride, a.step, native_of(&two), reinterpret_cast<Native*>(c.data),
-                        c.stride, c.step, batch),
+                        native_of(&one), native_of(b.data), least_one(b.stride), b.step,
+                        native_of(a.data), least_one(a.stride), a.step, native_of(&two),
+                        reinterpret_cast<Native*>(c.data), least_one(c.stride), c.step, batch),
                "cublasGemmStridedBatched");
   });
 }

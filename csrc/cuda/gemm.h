@@ -4,7 +4,8 @@
 
 namespace convbasis::cuda {
 
-/// Row-major matrices, one after another: rows `stride` elements apart, matrices `step`.
+/// Row-major matrices, one after another: rows `stride` elements apart, at least their length,
+/// matrices `step`, not negative.
 template <class T>
 struct Matrices {
   T* data;

@@ -12,10 +12,6 @@ namespace {
 
 constexpr index_t kMinBlock = 64, kMaxBlock = 8192;
 
-// Numbers moved for each row of a block, channel and piece: gathered and padded (3), transformed
-// (4), read by the products (2); or of an output: written by the products (2), transformed (4),
-// added (3).
-constexpr double kMoved = 9;
 constexpr double kLaunches = 7;      // of one chunk of a level
 constexpr index_t kDirectTile = 64;  // outputs, and channels, of a direct tile
 
@@ -30,48 +26,68 @@ GpuModel model_for(Element element) {
   return model;
 }
 
-double level_cost(std::span<const StripLayout> heads, double channels, double size,
-                  const Level& level, const GpuModel& model) {
-  const auto block = static_cast<double>(level.block);
-  double slots = 0, pairs = 0, windows = 0;
+LevelWork level_work(std::span<const StripLayout> heads, double channels, double size,
+                     const Level& level) {
+  double pieces = 0, outputs = 0, pairs = 0, windows = 0;
   for (const StripLayout& layout : heads) {
     if (layout.count() == 0) continue;
     const index_t blocks = ceil_div(layout.rows, level.block);
     const double per_span = std::min(ratio(level.span, level.block), static_cast<double>(blocks));
-    double pieces = 0;
+    double of_head = 0;
     for (index_t r = 0; r < layout.count(); ++r) {
-      pieces +=
+      of_head +=
           static_cast<double>(ceil_div(layout.end(r), level.block) - layout.begin(r) / level.block);
       windows += static_cast<double>(max_block_lag(layout, r, level));
     }
     const double later = (per_span - 1) / per_span;
-    slots += later * (pieces + static_cast<double>(blocks));
-    pairs += pieces * (per_span - 1) / 2;
+    pieces += later * of_head;
+    outputs += later * static_cast<double>(blocks);
+    pairs += of_head * (per_span - 1) / 2;
   }
-  const double bytes = size * block * kMoved * (channels * slots + windows);
-  const double flops = 8 * block * channels * pairs;
-  const double chunks =
-      std::ceil(4 * size * block * channels * slots / static_cast<double>(model.workspace));
-  return bytes / model.bytes + flops / model.flops + chunks * kLaunches * model.launch;
+  const auto block = static_cast<double>(level.block);
+  const double row = size * block * channels;  // bytes of one number for each row and channel
+  return {.windows = 9 * size * block * windows,
+          .gather = 3 * row * pieces,
+          .transforms = 4 * row * (pieces + outputs),
+          .products = 2 * row * (pieces + outputs),
+          .outputs = 3 * row * outputs,
+          .flops = 8 * block * channels * pairs,
+          .slots = pieces + outputs};
+}
+
+DirectWork direct_work(std::span<const StripLayout> heads, double channels, double size,
+                       index_t diagonal) {
+  DirectWork work;
+  const double tile_channels = std::ceil(channels / kDirectTile) * kDirectTile;
+  for (const StripLayout& layout : heads) {
+    if (layout.count() == 0) continue;
+    const auto rows = static_cast<double>(layout.rows);
+    const double most = std::min(static_cast<double>(diagonal), rows);
+    const double terms = (most + kDirectTile) / 2;
+    work.flops += 2 * rows * tile_channels * terms;
+    work.bytes += 2 * rows * tile_channels * size;
+    work.cached += rows * tile_channels * size * terms / kDirectTile;
+    work.longest = std::max(work.longest, 2 * most * kDirectTile * kDirectTile);
+  }
+  return work;
+}
+
+double level_cost(std::span<const StripLayout> heads, double channels, double size,
+                  const Level& level, const GpuModel& model) {
+  const LevelWork work = level_work(heads, channels, size, level);
+  const double bytes = work.windows + work.gather + work.transforms + work.products + work.outputs;
+  const double held = 4 * size * static_cast<double>(level.block) * channels * work.slots;
+  const double chunks = std::ceil(held / static_cast<double>(model.workspace));
+  return bytes / model.bytes + work.flops / model.flops + chunks * kLaunches * model.launch;
 }
 
 double schedule_cost(std::span<const StripLayout> heads, index_t channels, index_t element_size,
                      const Schedule& schedule, const GpuModel& model) {
   const auto width = static_cast<double>(channels), size = static_cast<double>(element_size);
-  const auto tile_channels = static_cast<double>(round_up(channels, kDirectTile));
-  double direct = 0, longest = 0;
-  for (const StripLayout& layout : heads) {
-    if (layout.count() == 0) continue;
-    const auto rows = static_cast<double>(layout.rows);
-    const double most = std::min(static_cast<double>(schedule.diagonal), rows);
-    const double terms = (most + kDirectTile) / 2;
-    direct += rows * tile_channels *
-              (2 * terms / model.direct_flops + 2 * size / model.bytes +
-               size * terms / kDirectTile / model.cached);
-    // One tile of outputs, which one multiprocessor sums.
-    longest = std::max(
-        longest, 2 * most * kDirectTile * kDirectTile * model.multiprocessors / model.direct_flops);
-  }
+  const DirectWork work = direct_work(heads, width, size, schedule.diagonal);
+  const double direct =
+      work.flops / model.direct_flops + work.bytes / model.bytes + work.cached / model.cached;
+  const double longest = work.longest * model.multiprocessors / model.direct_flops;
   double cost = model.launch + std::max(direct, longest);
   for (const Level& level : schedule.levels) cost += level_cost(heads, width, size, level, model);
   return cost;

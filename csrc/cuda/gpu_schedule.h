@@ -23,6 +23,24 @@ struct GpuModel {
 /// half of what the card's libraries reach, shared by the two or three products that one takes.
 [[nodiscard]] GpuModel model_for(Element element);
 
+/// Bytes of device memory that the steps of one level move, of all these heads, and its FLOP. Of a
+/// row of a block, channel and piece: gathered and padded (3 numbers), transformed (4), read by the
+/// products (2); of an output: written by the products (2), transformed (4), added (3).
+struct LevelWork {
+  double windows, gather, transforms, products, outputs, flops;
+  double slots;  ///< pieces and outputs
+};
+[[nodiscard]] LevelWork level_work(std::span<const StripLayout> heads, double channels, double size,
+                                   const Level& level);
+
+/// What direct tiles move of device memory, read of the cache, and compute.
+struct DirectWork {
+  double bytes = 0, cached = 0, flops = 0;
+  double longest = 0;  ///< FLOP of one tile of outputs, which one multiprocessor sums
+};
+[[nodiscard]] DirectWork direct_work(std::span<const StripLayout> heads, double channels,
+                                     double size, index_t diagonal);
+
 /// Estimated nanoseconds of one level that all these heads share.
 [[nodiscard]] double level_cost(std::span<const StripLayout> heads, double channels, double size,
                                 const Level& level, const GpuModel& model);

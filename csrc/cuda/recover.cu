@@ -1,3 +1,5 @@
+#include <type_traits>
+
 #include "core/recover_checks.h"
 #include "cuda/element.h"
 #include "cuda/gemm.h"
@@ -15,16 +17,17 @@ struct PackRows {
   bool first_keys;
   index_t first_head, rows;  // rows a head
   T* to;
-  CONVBASIS_DEVICE void operator()(index_t item, index_t c) const {
-    const int head = static_cast<int>(first_head + item / rows);
-    const int r = static_cast<int>(item % rows);
+  CONVBASIS_DEVICE void operator()(index_t local, index_t item) const {
+    const int head = static_cast<int>(first_head + local);
+    const auto [row, c] = position_of(item, from.channels);
+    const int r = static_cast<int>(row);
     T value = 0;
     if (!first_keys) {
       value = from.load(head, r, c);
     } else if (r < strips.counts[head]) {
       value = from.load(head, strips.begin(head, r), c);
     }
-    to[item * from.channels + c] = value;
+    to[local * rows * from.channels + item] = value;
   }
 };
 
@@ -47,6 +50,13 @@ struct ColumnsToKernels {
         row < strips.rows ? columns[item * strips.rows + row] : T(0);
   }
 };
+
+/// Can a matrix product read the rows of a head where they lie?
+template <class E>
+bool are_matrices(const View<const E, 4>& rows) {
+  return std::is_same_v<E, Compute<E>> && rows.strides[3] == 1 && rows.strides[1] >= 0 &&
+         rows.strides[2] >= rows.shape[3];
+}
 
 }  // namespace
 
@@ -74,16 +84,22 @@ void recover_kernels(View<const E, 4> query, View<const E, 4> key, View<const in
   const DeviceGuard guard(stream.device);
   const Strips<T> strips = strips_of_basis(basis, {}, stream);
   const Array<T> queries = array_of(query, heads), all_keys = array_of(key, heads);
-  const DeviceBuffer<T> first_keys(stream, heads * most * dim), rows(stream, heads * n * dim);
+  const bool in_place = are_matrices<E>(query);
+  const DeviceBuffer<T> first_keys(stream, heads * most * dim);
+  const DeviceBuffer<T> packed(stream, in_place ? 0 : heads * n * dim);
   const DeviceBuffer<T> columns(stream, heads * most * n);
   for (index_t b = 0; b < batch; ++b) {
     const index_t first = b * heads;
-    launch(stream, heads * most, dim,
+    launch(stream, heads, most * dim,
            PackRows<T>{all_keys, strips.table, true, first, most, first_keys.data()});
-    launch(stream, heads * n, dim,
-           PackRows<T>{queries, strips.table, false, first, n, rows.data()});
+    Matrices<const T> rows{packed.data(), dim, n * dim};
+    if constexpr (std::is_same_v<E, T>)
+      if (in_place) rows = {query.data + b * query.strides[0], query.strides[2], query.strides[1]};
+    if (!in_place)
+      launch(stream, heads, n * dim,
+             PackRows<T>{queries, strips.table, false, first, n, packed.data()});
     multiply<T, T>(stream, most, n, dim, static_cast<T>(scale),
-                   {first_keys.data(), dim, most * dim}, {rows.data(), dim, n * dim}, true, T(0),
+                   {first_keys.data(), dim, most * dim}, rows, true, T(0),
                    {columns.data(), n, most * n}, heads);
     launch(stream, heads * most, n,
            ColumnsToKernels<T>{strips.table, columns.data(), first,

@@ -10,9 +10,9 @@ namespace {
 template <class T>
 struct Round {
   Array<T> from, to;
-  CONVBASIS_DEVICE void operator()(index_t row, index_t c) const {
-    const index_t head = row / to.rows, i = row % to.rows;
-    to.store(head, i, c, from.load(head, i, c));
+  CONVBASIS_DEVICE void operator()(index_t head, index_t item) const {
+    const auto [row, c] = position_of(item, to.channels);
+    to.store(head, row, c, from.load(head, row, c));
   }
 };
 
@@ -57,7 +57,7 @@ void conv_matmul(const BasisView<Compute<E>>& basis, View<const E, 4> x, View<E,
   }
   multiply_strips(strips, schedule, transpose, from, sums, model.workspace, stream);
   if (to.element != Element::same)
-    launch(stream, batch * heads * y.shape[2], channels, Round<T>{sums, to});
+    launch(stream, batch * heads, y.shape[2] * channels, Round<T>{sums, to});
 }
 
 #define CONVBASIS_INSTANTIATE(E)                                                              \

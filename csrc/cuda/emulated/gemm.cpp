@@ -25,6 +25,9 @@ Complex<T> sum(Complex<T> a, Complex<T> b) {
 template <class T, class Real>
 void multiply(const Stream&, index_t m, index_t n, index_t k, Real alpha, Matrices<const T> a,
               Matrices<const T> b, bool transpose_b, Real beta, Matrices<T> c, index_t batch) {
+  // What cuBLAS refuses.
+  if (a.stride < k || b.stride < (transpose_b ? k : n) || c.stride < n || a.step < 0 || b.step < 0)
+    throw_backend("cublasGemmStridedBatched", "an invalid value");
   for (index_t item = 0; item < batch; ++item) {
     const T* left = a.data + item * a.step;
     const T* right = b.data + item * b.step;
