@@ -63,7 +63,7 @@ struct Problem {
     return contiguous_view<float, 4>(out.data(), {1, kHeads, rows, kChannels});
   }
   void multiply() const { conv_matmul<float>(basis(), in(), to(), false, kStream); }
-  void attend() const { conv_attention<float>(basis(), in(), to(), {}, {}, kStream); }
+  void attend() const { conv_attention<float>(basis(), nullptr, in(), to(), {}, {}, {}, kStream); }
 
   /// Largest |error| of channel 0 of sampled rows of the last head, relative to |weights| |value|.
   [[nodiscard]] double error(bool attention) const {

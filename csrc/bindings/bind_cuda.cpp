@@ -58,6 +58,18 @@ BasisView<T> device_basis(const DeviceBasis& basis) {
           device_view<T, 4>(kernels, "kernels"), num_columns};
 }
 
+template <class T>
+std::optional<BasisView<T>> optional_basis(const std::optional<DeviceBasis>& basis) {
+  if (!basis) return std::nullopt;
+  return device_basis<T>(*basis);
+}
+
+/// The address of what holds a value, null for what holds none.
+template <class T>
+const T* address_of(const std::optional<T>& value) {
+  return value ? &*value : nullptr;
+}
+
 cuda::Stream stream_of(const StreamTuple& stream) {
   return {std::get<0>(stream), reinterpret_cast<void*>(std::get<1>(stream))};
 }
@@ -124,15 +136,19 @@ void fill_kernels(const DeviceTuple& query, const DeviceTuple& key, const py::ar
   });
 }
 
-void attend(const DeviceBasis& lower, const DeviceTuple& value, const DeviceTuple& out,
-            const std::optional<DeviceTuple>& lse, const StreamTuple& stream) {
+void attend(const DeviceBasis& lower, const std::optional<DeviceBasis>& upper,
+            const DeviceTuple& value, const DeviceTuple& out, const std::optional<DeviceTuple>& lse,
+            const Heads& heads, const StreamTuple& stream) {
+  if (heads && heads->size() == 0) return;
   dispatch_device(value, "value", [&]<class E>(E) {
     const auto logits = device_basis<cuda::Compute<E>>(lower);
+    const auto above = optional_basis<cuda::Compute<E>>(upper);
     const auto v = device_view<const E, 4>(value, "value");
     const auto y = device_view<E, 4>(out, "out");
     const auto l = optional_view<cuda::Compute<E>, 3>(lse, "lse");
     const py::gil_scoped_release nogil;
-    cuda::conv_attention<E>(logits, v, y, l, {}, stream_of(stream));
+    cuda::conv_attention<E>(logits, address_of(above), v, y, l, {}, listed(heads),
+                            stream_of(stream));
   });
 }
 
@@ -232,23 +248,15 @@ void differentiate_polynomials(const DeviceTuple& query, const DeviceTuple& key,
   });
 }
 
-/// Of a C-contiguous array.
-void clear_array(const DeviceTuple& array, const StreamTuple& stream) {
-  dispatch_device(array, "array", [&]<class E>(E) {
-    const auto view = device_view<E, 4>(array, "array");
-    const auto bytes = static_cast<std::size_t>(view.size()) * sizeof(E);
-    const py::gil_scoped_release nogil;
-    cuda::clear_memory(stream_of(stream), view.data, bytes);
-  });
-}
-
-void conv_backward(const DeviceBasis& lower, const DeviceTuple& query, const DeviceTuple& key,
-                   const DeviceTuple& value, const DeviceTuple& grad_output,
-                   const DeviceTuple& grad_query, const DeviceTuple& grad_key,
-                   const DeviceTuple& grad_value, double scale, bool through_entries,
-                   const StreamTuple& stream) {
+void conv_backward(const DeviceBasis& lower, const std::optional<DeviceBasis>& upper,
+                   const DeviceTuple& query, const DeviceTuple& key, const DeviceTuple& value,
+                   const DeviceTuple& grad_output, const DeviceTuple& grad_query,
+                   const DeviceTuple& grad_key, const DeviceTuple& grad_value, double scale,
+                   bool through_entries, const Heads& heads, const StreamTuple& stream) {
+  if (heads && heads->size() == 0) return;
   dispatch_device(query, "query", [&]<class E>(E) {
     const auto logits = device_basis<cuda::Compute<E>>(lower);
+    const auto above = optional_basis<cuda::Compute<E>>(upper);
     const auto q = device_view<const E, 4>(query, "query");
     const auto k = device_view<const E, 4>(key, "key");
     const auto v = device_view<const E, 4>(value, "value");
@@ -258,13 +266,18 @@ void conv_backward(const DeviceBasis& lower, const DeviceTuple& query, const Dev
     const auto dv = device_view<E, 4>(grad_value, "grad_value");
     const Gradient gradient = through_entries ? Gradient::attention : Gradient::basis;
     const py::gil_scoped_release nogil;
-    cuda::conv_attention_backward<E>(logits, q, k, v, dy, dq, dk, dv, scale, gradient, {},
-                                     stream_of(stream));
+    cuda::conv_attention_backward<E>(logits, address_of(above), q, k, v, dy, dq, dk, dv, scale,
+                                     gradient, {}, listed(heads), stream_of(stream));
   });
 }
 
 int device_of(std::uintptr_t address) {
   return cuda::device_of(reinterpret_cast<const void*>(address));
+}
+
+void clear(std::uintptr_t address, std::size_t bytes, const StreamTuple& stream) {
+  const py::gil_scoped_release nogil;
+  cuda::clear(stream_of(stream), reinterpret_cast<void*>(address), bytes);
 }
 
 }  // namespace
@@ -273,6 +286,7 @@ void register_cuda(py::module_& module) {
   using py::arg;
   module.def("cuda_why_unavailable", &cuda::why_unavailable);
   module.def("cuda_device_of", &device_of, arg("address"));
+  module.def("cuda_clear", &clear, arg("address"), arg("num_bytes"), arg("stream"));
   module.def("cuda_conv_matmul", &matmul, arg("basis"), arg("x"), arg("out"), arg("transpose"),
              arg("stream"));
   module.def("cuda_row_sums", &sums_of, arg("basis"), arg("out"), arg("stream"));
@@ -281,8 +295,8 @@ void register_cuda(py::module_& module) {
              arg("bisect"), arg("value_dim"), arg("stream"));
   module.def("cuda_recover_kernels", &fill_kernels, arg("query"), arg("key"), arg("starts"),
              arg("num_bases"), arg("kernels"), arg("scale"), arg("stream"));
-  module.def("cuda_conv_attention", &attend, arg("lower"), arg("value"), arg("out"),
-             arg("lse").none(true), arg("stream"));
+  module.def("cuda_conv_attention", &attend, arg("lower"), arg("upper").none(true), arg("value"),
+             arg("out"), arg("lse").none(true), arg("heads").none(true), arg("stream"));
   module.def("cuda_exact_attention", &attend_exactly, arg("query"), arg("key"), arg("value"),
              arg("out"), arg("lse").none(true), arg("scale"), arg("is_causal"),
              arg("heads").none(true), arg("stream"));
@@ -299,10 +313,10 @@ void register_cuda(py::module_& module) {
              arg("key"), arg("value"), arg("grad_output"), arg("grad_query"), arg("grad_key"),
              arg("grad_value"), arg("polynomials"), arg("scale"), arg("is_causal"),
              arg("heads").none(true), arg("stream"));
-  module.def("cuda_clear_array", &clear_array, arg("array"), arg("stream"));
-  module.def("cuda_conv_attention_backward", &conv_backward, arg("lower"), arg("query"), arg("key"),
-             arg("value"), arg("grad_output"), arg("grad_query"), arg("grad_key"),
-             arg("grad_value"), arg("scale"), arg("through_entries"), arg("stream"));
+  module.def("cuda_conv_attention_backward", &conv_backward, arg("lower"), arg("upper").none(true),
+             arg("query"), arg("key"), arg("value"), arg("grad_output"), arg("grad_query"),
+             arg("grad_key"), arg("grad_value"), arg("scale"), arg("through_entries"),
+             arg("heads").none(true), arg("stream"));
 }
 
 }  // namespace convbasis::bindings

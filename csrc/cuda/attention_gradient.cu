@@ -24,11 +24,13 @@ struct NearEntries {
   [[nodiscard]] CONVBASIS_DEVICE index_t first_column(int, index_t row) const {
     return row / near * near;
   }
-  [[nodiscard]] CONVBASIS_DEVICE index_t end_column(int, index_t row) const {
+  [[nodiscard]] CONVBASIS_DEVICE index_t end_column(int head, index_t row) const {
+    if (!strips.is_listed(head)) return 0;
     return row + kTile < strips.columns ? row + kTile : strips.columns;
   }
   [[nodiscard]] CONVBASIS_DEVICE index_t first_row(int, index_t column) const { return column; }
-  [[nodiscard]] CONVBASIS_DEVICE index_t end_row(int, index_t column) const {
+  [[nodiscard]] CONVBASIS_DEVICE index_t end_row(int head, index_t column) const {
+    if (!strips.is_listed(head)) return 0;
     const index_t end = (column / near + 1) * near;
     return end < strips.rows ? end : strips.rows;
   }
@@ -94,7 +96,9 @@ Schedule far_schedule(std::span<const StripLayout> heads, index_t head_dim, inde
   if (heads.empty()) return {};
   const index_t rows = heads.front().rows;
   const auto whole = static_cast<index_t>(std::bit_ceil(static_cast<std::uint64_t>(rows)));
-  const auto all = static_cast<double>(heads.size()), size = static_cast<double>(element_size);
+  const auto listed = std::count_if(heads.begin(), heads.end(),
+                                    [](const StripLayout& layout) { return layout.columns > 0; });
+  const auto all = static_cast<double>(listed), size = static_cast<double>(element_size);
   const double width = static_cast<double>((value_dim + 1) * head_dim);
   const auto tiles = [&](index_t near) {
     const double entries = all * static_cast<double>(rows) * static_cast<double>(near) / 2;
@@ -113,21 +117,19 @@ Schedule far_schedule(std::span<const StripLayout> heads, index_t head_dim, inde
 }
 
 template <class T>
-void differentiate_entries(const HeadsForward<T>& forward, const Shares<T>& shares,
-                           const SpoiledGradient<T>& spoiled, const Schedule& far,
-                           const Array<T>& query, const Array<T>& key, const Array<T>& grad_query,
-                           const Array<T>& grad_key, const Stream& stream) {
-  const Strips<T>& weights = forward.weights.strips;
+void differentiate_entries(const Strips<T>& weights, const Array<T>& shares,
+                           const double* delta_shares, const SpoiledGradient<T>& spoiled,
+                           const Schedule& far, const Array<T>& query, const Array<T>& key,
+                           const Array<T>& grad_query, const Array<T>& grad_key,
+                           const Stream& stream) {
   const auto all = static_cast<index_t>(weights.layouts.size());
   const index_t rows = query.rows, channels = spoiled.value.channels;
-  const Array<T> left = packed_array(shares.shares.data(), all, rows, channels);
   fill_zero(stream, grad_key.data,
             static_cast<std::size_t>(all * grad_key.rows * grad_key.channels) * sizeof(T));
-  add_tile_gradients(NearEntries<T>{weights.table, shares.delta_shares.data(), far.diagonal}, rows,
-                     left, spoiled.value, query, key, grad_query, grad_key, stream);
+  add_tile_gradients(NearEntries<T>{weights.table, delta_shares, far.diagonal}, rows, shares,
+                     spoiled.value, query, key, grad_query, grad_key, stream);
 
-  const TermFactors<T> of_rows{left, shares.delta_shares.data()},
-      of_columns{spoiled.value, nullptr};
+  const TermFactors<T> of_rows{shares, delta_shares}, of_columns{spoiled.value, nullptr};
   const index_t workspace = GpuModel().workspace;
   for (const Level& level : far.levels) {
     add_far_terms(weights, level, false, of_rows, of_columns, key, grad_query, workspace, stream);
@@ -137,7 +139,7 @@ void differentiate_entries(const HeadsForward<T>& forward, const Shares<T>& shar
   const DeviceBuffer<T> grads(stream, all * rows * channels);
   const DeviceBuffer<T> queries(stream, all * rows * query.channels);
   launch(stream, all, rows * channels,
-         PackListed<T>{spoiled, spoiled.grad_output, shares.units.data(), grads.data()});
+         PackListed<T>{spoiled, spoiled.grad_output, spoiled.units, grads.data()});
   launch(stream, all, rows * query.channels,
          PackListed<T>{spoiled, query, nullptr, queries.data()});
   add_tile_gradients(SpoiledEntries<T>{spoiled.logits, spoiled}, rows,
@@ -146,10 +148,11 @@ void differentiate_entries(const HeadsForward<T>& forward, const Shares<T>& shar
                      grad_key, stream);
 }
 
-#define CONVBASIS_INSTANTIATE(T)                                                            \
-  template void differentiate_entries(                                                      \
-      const HeadsForward<T>&, const Shares<T>&, const SpoiledGradient<T>&, const Schedule&, \
-      const Array<T>&, const Array<T>&, const Array<T>&, const Array<T>&, const Stream&);
+#define CONVBASIS_INSTANTIATE(T)                                                                   \
+  template void differentiate_entries(const Strips<T>&, const Array<T>&, const double*,            \
+                                      const SpoiledGradient<T>&, const Schedule&, const Array<T>&, \
+                                      const Array<T>&, const Array<T>&, const Array<T>&,           \
+                                      const Stream&);
 CONVBASIS_INSTANTIATE(float)
 CONVBASIS_INSTANTIATE(double)
 #undef CONVBASIS_INSTANTIATE

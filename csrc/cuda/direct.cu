@@ -41,6 +41,7 @@ struct DiagonalTiles {
     const index_t begin = transpose ? output : output / diagonal * diagonal;
     index_t end = transpose ? (past + diagonal - 1) / diagonal * diagonal : past;
     if (end > x.rows) end = x.rows;
+    if (!strips.is_listed(head)) end = begin;
     PerThread<TileSums<T>, kThreads> sums;
     block.each(kThreads, [&](int t) { sums[t].clear(); });
     for (index_t first = begin; first < end; first += kDepth) {

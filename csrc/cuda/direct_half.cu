@@ -66,6 +66,7 @@ struct DiagonalHalves {
     const int begin = transpose ? output : output & of_diagonal;
     int end = transpose ? (past + diagonal - 1) & of_diagonal : past;
     if (end > x.array.rows) end = static_cast<int>(x.array.rows);
+    if (!strips.is_listed(head)) end = begin;
 
     PerThread<Lane, kThreads> lanes;
     block.lanes([&](int t) { lanes[t] = {}; });

@@ -16,8 +16,9 @@ bool has_uncovered_columns(const StripLayout& layout) {
 template <class T>
 struct LargestOfLags {
   StripTable<T> logits;
-  index_t parts;  // of a strip
-  T* largest;     // (all heads, most, parts)
+  index_t parts, of_head;  // parts of a strip; of a head, in all triangles
+  int first_lag;
+  T* largest;  // (all heads, of_head), where the parts of this triangle begin
   CONVBASIS_DEVICE void operator()(Block<kThreads> block) const {
     T* values = reinterpret_cast<T*>(block.shared);
     const index_t strip_index = block.index / parts;
@@ -28,11 +29,13 @@ struct LargestOfLags {
     const T* kernel = logits.kernel(head, strip);
     block.each(kThreads, [&](int t) {
       T top = -static_cast<T>(INFINITY);
-      for (index_t lag = first + t; lag < last; lag += kThreads) top = larger_of(top, kernel[lag]);
+      for (index_t lag = first + t; lag < last; lag += kThreads)
+        if (lag >= first_lag) top = larger_of(top, kernel[lag]);
       values[t] = top;
     });
     max_all(block, values);
-    block.each(1, [&](int) { largest[block.index] = values[0]; });
+    const index_t place = strip * parts + block.index % parts;
+    block.each(1, [&](int) { largest[head * of_head + place] = values[0]; });
   }
 };
 
@@ -63,6 +66,7 @@ struct Exponentiate {
   StripTable<T> logits, weights;
   const std::int32_t* uncovered;
   const T* shifts;
+  int first_lag;
   T* to;
   CONVBASIS_DEVICE void operator()(index_t row, index_t lag) const {
     const int head = static_cast<int>(row / weights.most);
@@ -70,46 +74,61 @@ struct Exponentiate {
     if (lag >= weights.lags(head, strip)) return;
     const int source = strip - uncovered[head];
     const T logit = source < 0 ? T(0) : logits.kernel(head, source)[lag];
-    to[row * weights.rows + lag] = exponential(logit - shifts[head]);
+    to[row * weights.rows + lag] = lag < first_lag ? T(0) : exponential(logit - shifts[head]);
   }
 };
 
 }  // namespace
 
 template <class T>
-Weights<T> exponentiate(const Strips<T>& logits, const Stream& stream) {
-  const auto all = static_cast<index_t>(logits.layouts.size());
-  std::vector<StripLayout> layouts = logits.layouts;
-  std::vector<std::int32_t> uncovered;
-  for (StripLayout& layout : layouts) {
-    uncovered.push_back(has_uncovered_columns(layout) ? 1 : 0);
-    if (uncovered.back() != 0) layout.starts.insert(layout.starts.begin(), index_t{0});
-  }
-  const DeviceBuffer<std::int32_t> added = upload<std::int32_t>(stream, uncovered);
-
-  Weights<T> weights{strips_of_layouts<T>(std::move(layouts), logits.table.heads, 0, stream),
-                     DeviceBuffer<T>(stream, all)};
-  StripTable<T>& table = weights.strips.table;
-  table.strip_stride = table.rows;
-  table.head_stride = table.most * table.rows;
-  table.batch_stride = table.heads * table.head_stride;
-  weights.strips.own_kernels = DeviceBuffer<T>(stream, all * table.head_stride);
-  table.kernels = weights.strips.own_kernels.data();
-
-  const index_t parts = ceil_div(logits.table.rows, kLags), of_head = logits.table.most * parts;
+Weights<T> exponentiate(const Triangles<T>& logits, const Stream& stream) {
+  const auto all = static_cast<index_t>(logits.front().layouts.size());
+  const index_t parts = ceil_div(logits.front().table.rows, kLags);
+  index_t of_head = 0;
+  for (const Strips<T>& triangle : logits) of_head += triangle.table.most * parts;
+  Weights<T> weights{{}, DeviceBuffer<T>(stream, all)};
   const DeviceBuffer<T> largest(stream, all * of_head);
-  launch_blocks<kThreads>(stream, all * of_head, kThreads * sizeof(T),
-                          LargestOfLags<T>{logits.table, parts, largest.data()});
+  std::vector<DeviceBuffer<std::int32_t>> added;
+  std::vector<std::int32_t> any_uncovered(static_cast<std::size_t>(all));
+  index_t before = 0;
+  for (const Strips<T>& triangle : logits) {
+    launch_blocks<kThreads>(
+        stream, all * triangle.table.most * parts, kThreads * sizeof(T),
+        LargestOfLags<T>{triangle.table, parts, of_head, first_lag(weights.triangles.size()),
+                         largest.data() + before});
+    before += triangle.table.most * parts;
+    std::vector<StripLayout> layouts = triangle.layouts;
+    std::vector<std::int32_t> uncovered;
+    for (StripLayout& layout : layouts) {
+      uncovered.push_back(has_uncovered_columns(layout) ? 1 : 0);
+      any_uncovered[uncovered.size() - 1] |= uncovered.back();
+      if (uncovered.back() != 0) layout.starts.insert(layout.starts.begin(), index_t{0});
+    }
+    added.push_back(upload<std::int32_t>(stream, uncovered));
+    weights.triangles.push_back(
+        strips_of_layouts<T>(std::move(layouts), triangle.table.heads, 0, stream));
+  }
+  const DeviceBuffer<std::int32_t> any = upload<std::int32_t>(stream, any_uncovered);
   launch_blocks<kThreads>(
       stream, all, kThreads * sizeof(T),
-      LargestOfHead<T>{largest.data(), of_head, added.data(), weights.shifts.data()});
-  launch(stream, all * table.most, table.rows,
-         Exponentiate<T>{logits.table, table, added.data(), weights.shifts.data(),
-                         weights.strips.own_kernels.data()});
+      LargestOfHead<T>{largest.data(), of_head, any.data(), weights.shifts.data()});
+
+  for (std::size_t i = 0; i < logits.size(); ++i) {
+    Strips<T>& triangle = weights.triangles[i];
+    StripTable<T>& table = triangle.table;
+    table.strip_stride = table.rows;
+    table.head_stride = table.most * table.rows;
+    table.batch_stride = table.heads * table.head_stride;
+    triangle.own_kernels = DeviceBuffer<T>(stream, all * table.head_stride);
+    table.kernels = triangle.own_kernels.data();
+    launch(stream, all * table.most, table.rows,
+           Exponentiate<T>{logits[i].table, table, added[i].data(), weights.shifts.data(),
+                           first_lag(i), triangle.own_kernels.data()});
+  }
   return weights;
 }
 
-template Weights<float> exponentiate(const Strips<float>&, const Stream&);
-template Weights<double> exponentiate(const Strips<double>&, const Stream&);
+template Weights<float> exponentiate(const Triangles<float>&, const Stream&);
+template Weights<double> exponentiate(const Triangles<double>&, const Stream&);
 
 }  // namespace convbasis::cuda

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "cuda/strips.h"
+#include "cuda/triangles.h"
 
 namespace convbasis::cuda {
 
@@ -8,13 +8,13 @@ namespace convbasis::cuda {
 /// without keys.
 template <class T>
 struct Weights {
-  Strips<T> strips;
+  Triangles<T> triangles;
   DeviceBuffer<T> shifts;  ///< (all heads)
 };
 
-/// exp(logits - shift), one kernel after another. Columns before the first start have logit 0, so
-/// they become a strip of their own.
+/// exp(logits - shift), one kernel after another; 0 where a lag does not count. Columns before the
+/// first start have logit 0, so they become a strip of their own.
 template <class T>
-[[nodiscard]] Weights<T> exponentiate(const Strips<T>& logits, const Stream& stream);
+[[nodiscard]] Weights<T> exponentiate(const Triangles<T>& logits, const Stream& stream);
 
 }  // namespace convbasis::cuda

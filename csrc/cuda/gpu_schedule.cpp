@@ -30,6 +30,7 @@ LevelWork level_work(std::span<const StripLayout> heads, double channels, double
                      const Level& level) {
   double pieces = 0, outputs = 0, pairs = 0, windows = 0;
   for (const StripLayout& layout : heads) {
+    if (layout.count() == 0) continue;
     const index_t blocks = ceil_div(layout.rows, level.block);
     const double per_span = std::min(ratio(level.span, level.block), static_cast<double>(blocks));
     double of_head = 0;
@@ -59,6 +60,7 @@ DirectWork direct_work(std::span<const StripLayout> heads, double channels, doub
   DirectWork work;
   const double tile_channels = std::ceil(channels / kDirectTile) * kDirectTile;
   for (const StripLayout& layout : heads) {
+    if (layout.count() == 0) continue;
     const auto rows = static_cast<double>(layout.rows);
     const double most = std::min(static_cast<double>(diagonal), rows);
     const double terms = (most + kDirectTile) / 2;

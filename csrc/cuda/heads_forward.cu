@@ -19,12 +19,16 @@ constexpr double kRoundingBudget = sizeof(T) == 4 ? 1e-4 : 2.5e-12;
 constexpr double kWorstRow = 8, kSteadyLoss = 0.15, kUsualLoss = 4;
 constexpr double kHalfLoss = 64;  // 2^-17, of weights on tensor cores
 
-/// Divides rows of numerators by their sums, and flags those that rounding may have spoiled.
+/// Divides rows of numerators by their sums, and flags those that rounding may have spoiled. Rows
+/// of heads that are left out are not written.
 template <class T>
 struct Divide {
   static constexpr std::size_t kSharedBytes = sizeof(double) * kThreads;
+  StripTable<T> weights;
   Array<T> numerator, out, lse;
   const double *sums, *errors, *errors_of_ones, *peaks;  // errors_of_ones: null, or judged too
+  index_t
+      upper;  // how far behind those of the lower triangle the upper one's errors are; 0: no such
   const T* shifts;
   double* exact_lse;  // or null
   std::int32_t* spoiled;
@@ -37,21 +41,29 @@ struct Divide {
     const double absolute = lost * (peak + 1) + kWorstRow * transforms;
     return !(is_finite(size) && steady_loss + (lost + absolute / size) / sum <= kRoundingBudget<T>);
   }
+  /// Of the transforms of both triangles.
+  [[nodiscard]] CONVBASIS_DEVICE double squared_error(const double* squares, index_t head,
+                                                      index_t row) const {
+    const double* mine = squares + head * granules;
+    const index_t turned = out.rows - 1 - row;
+    return mine[row / kErrorRows] + (upper > 0 ? mine[upper + turned / kErrorRows] : 0.0);
+  }
   [[nodiscard]] CONVBASIS_DEVICE bool is_spoiled(index_t head, index_t row, double squares) const {
     const double sum = sums[head * out.rows + row], peak = peaks[head];
     if (!(sum > 0)) return true;
-    const index_t granule = head * granules + row / kErrorRows;
-    if (errors_of_ones != nullptr && is_too_coarse(sum, sqrt(errors_of_ones[granule]), 1, 1))
+    if (errors_of_ones != nullptr &&
+        is_too_coarse(sum, sqrt(squared_error(errors_of_ones, head, row)), 1, 1))
       return true;
     if (peak == 0) return false;
     const auto channels = static_cast<double>(out.channels);
-    return is_too_coarse(sum, sqrt(errors[granule] / channels), peak,
+    return is_too_coarse(sum, sqrt(squared_error(errors, head, row) / channels), peak,
                          sqrt(squares / channels) / sum);
   }
 
   CONVBASIS_DEVICE void operator()(Block<kThreads> block) const {
     auto* squares = reinterpret_cast<double*>(block.shared);
     const index_t head = block.index / tiles, first = block.index % tiles * kRows;
+    const bool is_listed = weights.is_listed(head);
     block.each(kThreads, [&](int t) {
       const index_t row = first + t / kLanes;
       double sum = 0;
@@ -63,7 +75,7 @@ struct Divide {
     });
     block.each(kThreads, [&](int t) {
       const index_t row = first + t / kLanes;
-      if (row >= out.rows) return;
+      if (row >= out.rows || !is_listed) return;
       const T factor = keys > 0 ? static_cast<T>(1 / sums[head * out.rows + row]) : T(0);
       for (index_t c = t % kLanes; c < out.channels; c += kLanes)
         out.store(head, row, c, factor * numerator.load(head, row, c));
@@ -73,7 +85,8 @@ struct Divide {
       if (row >= out.rows) return;
       double sum = 0;
       for (int lane = 0; lane < kLanes; ++lane) sum += squares[r * kLanes + lane];
-      spoiled[head * out.rows + row] = keys > 0 && is_spoiled(head, row, sum) ? 1 : 0;
+      spoiled[head * out.rows + row] = is_listed && keys > 0 && is_spoiled(head, row, sum) ? 1 : 0;
+      if (!is_listed) return;
       const double log_sum = log(sums[head * out.rows + row]) + static_cast<double>(shifts[head]);
       if (exact_lse != nullptr) exact_lse[head * out.rows + row] = log_sum;
       if (lse.data != nullptr)
@@ -120,13 +133,14 @@ double steady_loss(const Strips<T>& weights, const Schedule& schedule, Element e
 }  // namespace
 
 template <class T>
-HeadsForward<T> attend_heads(const Strips<T>& logits, const Array<T>& value, const Array<T>& out,
-                             const Array<T>& lse, bool for_backward, const Schedule& far,
+HeadsForward<T> attend_heads(const Triangles<T>& logits, const Array<T>& value, const Array<T>& out,
+                             const Array<T>& lse, bool for_backward, std::span<const Schedule> far,
                              const Stream& stream) {
   // Gradients go by the same schedule, with rows of T.
   const GpuModel model = model_for(for_backward ? Element::same : value.element);
-  const auto all = static_cast<index_t>(logits.layouts.size());
-  const index_t rows = logits.table.rows, columns = logits.table.columns;
+  const StripTable<T>& table = logits.front().table;
+  const auto all = static_cast<index_t>(logits.front().layouts.size());
+  const index_t rows = table.rows, columns = table.columns, channels = out.channels;
   HeadsForward<T> forward{exponentiate(logits, stream),
                           {},
                           DeviceBuffer<double>(stream, all * rows),
@@ -134,27 +148,48 @@ HeadsForward<T> attend_heads(const Strips<T>& logits, const Array<T>& value, con
                           DeviceBuffer<double>(stream, all),
                           DeviceBuffer<std::int32_t>(stream, all * rows)};
   if (for_backward) forward.lse = DeviceBuffer<double>(stream, all * rows);
-  const Weights<T>& weights = forward.weights;
-  forward.schedule =
-      choose_schedule(weights.strips.layouts, out.channels, static_cast<index_t>(sizeof(T)), model);
+  const Triangles<T>& weights = forward.weights.triangles;
 
-  // The second half is that of rows of ones, which stand for matrices that are not known.
+  // Of the lower triangle, then the upper one; first those of this product, then those of products
+  // with rows of ones, which stand for matrices that are not known.
   const index_t granules = ceil_div(rows, kErrorRows), estimates = for_backward ? 2 : 1;
-  const DeviceBuffer<double> errors(stream, estimates * all * granules);
-  const DeviceBuffer<double> squares(stream, all * columns);
-  double* of_ones = for_backward ? errors.data() + all * granules : nullptr;
+  const auto count = static_cast<index_t>(weights.size());
+  const DeviceBuffer<double> errors(stream, estimates * count * all * granules);
+  double* of_ones = for_backward ? errors.data() + count * all * granules : nullptr;
   fill_zero(stream, errors.data(), static_cast<std::size_t>(errors.size()) * sizeof(double));
-  measure_rows(value, all, squares.data(), forward.peaks.data(), stream);
-  const RoundingErrors rounding[] = {{squares.data(), columns, granules, errors.data()},
-                                     {nullptr, columns, granules, of_ones}};
+  const DeviceBuffer<double> squares(stream, all * columns);
 
-  const DeviceBuffer<T> memory(stream, all * rows * out.channels);
-  const Array<T> numerator = packed_array(memory.data(), all, rows, out.channels);
-  multiply_strips(weights.strips, forward.schedule, false, value, numerator, model.workspace,
-                  stream, {rounding, static_cast<std::size_t>(estimates)});
-  for (const Level& level : far.levels)
-    add_level_rounding(weights.strips, level, model.workspace, rounding, stream);
-  sum_rows(weights.strips, forward.sums.data(), stream);
+  const DeviceBuffer<T> memory(stream, count * all * rows * channels);
+  const DeviceBuffer<double> upper_sums(stream, (count - 1) * all * rows);
+  const Array<T> numerator = packed_array(memory.data(), all, rows, channels);
+  double steady = 0;
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    const Strips<T>& triangle = weights[i];
+    const Schedule& schedule = forward.schedules.emplace_back(
+        choose_schedule(triangle.layouts, channels, static_cast<index_t>(sizeof(T)), model));
+    const Array<T> x = rows_of_triangle(i, value);
+    measure_rows(x, all, squares.data(), forward.peaks.data(), stream);
+    const index_t before = static_cast<index_t>(i) * all * granules;
+    const RoundingErrors rounding[] = {
+        {squares.data(), columns, granules, errors.data() + before},
+        {nullptr, columns, granules, for_backward ? of_ones + before : nullptr}};
+    const Array<T> product = packed_array(
+        memory.data() + static_cast<index_t>(i) * all * rows * channels, all, rows, channels);
+    multiply_strips(triangle, schedule, false, x, product, model.workspace, stream,
+                    {rounding, static_cast<std::size_t>(estimates)});
+    double* sums = i == 0 ? forward.sums.data() : upper_sums.data();
+    sum_rows(triangle, sums, stream);
+    steady = std::max(steady, steady_loss(triangle, schedule, value.element));
+    if (!far.empty()) {
+      for (const Level& level : far[i].levels)
+        add_level_rounding(triangle, level, model.workspace, rounding, stream);
+      steady = std::max(steady, steady_loss(triangle, far[i], value.element));
+    }
+    if (i == 0) continue;
+    add_array(all, reversed(product), numerator, stream);
+    add_array(all, reversed(packed_array(sums, all, rows, 1)),
+              packed_array(forward.sums.data(), all, rows, 1), stream);
+  }
 
   const double lost =
       static_cast<double>(rows) * static_cast<double>(std::numeric_limits<T>::min());
@@ -162,12 +197,10 @@ HeadsForward<T> attend_heads(const Strips<T>& logits, const Array<T>& value, con
   using Kernel = Divide<T>;
   launch_blocks<kThreads>(
       stream, all * tiles, Kernel::kSharedBytes,
-      Kernel{numerator, out, lse, forward.sums.data(), errors.data(), of_ones, forward.peaks.data(),
-             weights.shifts.data(), forward.lse.data(), forward.spoiled.data(), tiles, granules,
-             columns,
-             std::max(steady_loss(weights.strips, forward.schedule, value.element),
-                      steady_loss(weights.strips, far, value.element)),
-             lost});
+      Kernel{weights.front().table, numerator, out, lse, forward.sums.data(), errors.data(),
+             of_ones, forward.peaks.data(), (count - 1) * all * granules,
+             forward.weights.shifts.data(), forward.lse.data(), forward.spoiled.data(), tiles,
+             granules, columns, steady, lost});
   attend_spoiled(logits, value, forward.spoiled.data(), out, lse, forward.lse.data(), stream);
   return forward;
 }
@@ -178,9 +211,10 @@ void count_spoiled(const std::int32_t* spoiled, index_t rows, const View<index_t
                           CountSpoiled{spoiled, rows, counts.shape[1], counts});
 }
 
-#define CONVBASIS_INSTANTIATE(T)                                                            \
-  template HeadsForward<T> attend_heads(const Strips<T>&, const Array<T>&, const Array<T>&, \
-                                        const Array<T>&, bool, const Schedule&, const Stream&);
+#define CONVBASIS_INSTANTIATE(T)                                                               \
+  template HeadsForward<T> attend_heads(const Triangles<T>&, const Array<T>&, const Array<T>&, \
+                                        const Array<T>&, bool, std::span<const Schedule>,      \
+                                        const Stream&);
 CONVBASIS_INSTANTIATE(float)
 CONVBASIS_INSTANTIATE(double)
 #undef CONVBASIS_INSTANTIATE

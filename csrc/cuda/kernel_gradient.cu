@@ -46,29 +46,29 @@ struct FinishKernels {
 }  // namespace
 
 template <class T>
-DeviceBuffer<T> differentiate_kernels(const Strips<T>& logits, const HeadsForward<T>& forward,
-                                      const Shares<T>& shares, const Array<T>& value,
-                                      const Array<T>& grad_output, index_t workspace,
-                                      const Stream& stream) {
+DeviceBuffer<T> differentiate_kernels(const Strips<T>& logits, const Strips<T>& weights,
+                                      const Schedule& schedule, const double* delta_shares,
+                                      const Array<T>& value, const Array<T>& shares,
+                                      index_t workspace, const Stream& stream) {
   const StripTable<T>& table = logits.table;
   const auto all = static_cast<index_t>(logits.layouts.size());
   DeviceBuffer<T> grads(stream, all * table.most * table.rows);
-  correlate_strips(logits, forward.schedule, value, grad_output, grads.data(), workspace, stream);
+  correlate_strips(logits, schedule, value, shares, grads.data(), workspace, stream);
   const index_t runs = ceil_div(table.rows, kRun);
-  const HeadRows delta_shares{shares.delta_shares.data(), table.rows};
+  const HeadRows deltas{delta_shares, table.rows};
   const DeviceBuffer<double> totals(stream, all * runs);
   using Totals = RunTotals<HeadRows>;
   launch_blocks<kWindowThreads>(stream, all * runs, Totals::kSharedBytes,
-                                Totals{delta_shares, runs, totals.data()});
-  launch_blocks<kWindowThreads>(stream, all * table.most * runs, WindowSums::kSharedBytes,
-                                FinishKernels<T>{table, forward.weights.strips.table, delta_shares,
-                                                 totals.data(), runs, grads.data()});
+                                Totals{deltas, runs, totals.data()});
+  launch_blocks<kWindowThreads>(
+      stream, all * table.most * runs, WindowSums::kSharedBytes,
+      FinishKernels<T>{table, weights.table, deltas, totals.data(), runs, grads.data()});
   return grads;
 }
 
-#define CONVBASIS_INSTANTIATE(T)                                                           \
-  template DeviceBuffer<T> differentiate_kernels(const Strips<T>&, const HeadsForward<T>&, \
-                                                 const Shares<T>&, const Array<T>&,        \
+#define CONVBASIS_INSTANTIATE(T)                                                                  \
+  template DeviceBuffer<T> differentiate_kernels(const Strips<T>&, const Strips<T>&,              \
+                                                 const Schedule&, const double*, const Array<T>&, \
                                                  const Array<T>&, index_t, const Stream&);
 CONVBASIS_INSTANTIATE(float)
 CONVBASIS_INSTANTIATE(double)

@@ -15,7 +15,7 @@ std::shared_ptr<void> make_memory(const Stream& stream, std::size_t bytes) {
   return {allocate(stream, bytes), give_back};
 }
 
-void clear_memory(const Stream& stream, void* memory, std::size_t bytes) {
+void clear(const Stream& stream, void* memory, std::size_t bytes) {
   const DeviceGuard guard(stream.device);
   fill_zero(stream, memory, bytes);
 }

@@ -78,7 +78,7 @@ void row_sums(const BasisView<T>& basis, View<T, 3> sums, const Stream& stream) 
   if (sums.empty()) return;
   require_narrow(kName, batch * heads, most, n);
   const DeviceGuard guard(stream.device);
-  const Strips<T> strips = strips_of_basis(basis, stream);
+  const Strips<T> strips = strips_of_basis(basis, {}, stream);
   const DeviceBuffer<double> exact(stream, sums.size());
   sum_rows(strips, exact.data(), stream);
   launch(stream, batch * heads, n, CopySums<T>{exact.data(), heads, n, sums});

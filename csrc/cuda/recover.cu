@@ -82,7 +82,7 @@ void recover_kernels(View<const E, 4> query, View<const E, 4> key, View<const in
   require_narrow(kName, batch * heads, most, n);
 
   const DeviceGuard guard(stream.device);
-  const Strips<T> strips = strips_of_basis(basis, stream);
+  const Strips<T> strips = strips_of_basis(basis, {}, stream);
   const Array<T> queries = array_of(query, heads), all_keys = array_of(key, heads);
   const bool in_place = are_matrices<E>(query);
   const DeviceBuffer<T> first_keys(stream, heads * most * dim);

@@ -69,7 +69,7 @@ struct DivideRows {
   const double* means;
   index_t group;
   const HeadUnits* units;
-  const double* sums;
+  const double* sums;  // 0 for what has no output: heads that are left out
   const std::int32_t* spoiled;
   index_t tiles;
   T* shares;
@@ -90,7 +90,9 @@ struct DivideRows {
       for (index_t c = t % kLanes; row < rows && c < channels; c += kLanes) {
         const double grad = static_cast<double>(grad_output.load(head, row, c)) * unit.grad;
         dot += grad * (static_cast<double>(output.load(head, row, c)) - mean[c]);
-        shares[(head * rows + row) * channels + c] = static_cast<T>(grad * inverse(row));
+        const double factor = inverse(row);
+        shares[(head * rows + row) * channels + c] =
+            factor > 0 ? static_cast<T>(grad * factor) : T(0);
       }
       dots[t] = dot;
     });
@@ -99,7 +101,8 @@ struct DivideRows {
       double dot = 0;
       for (int lane = 0; lane < kLanes; ++lane) dot += dots[r * kLanes + lane];
       delta[head * rows + first + r] = dot;
-      delta_shares[head * rows + first + r] = dot * unit.value * inverse(first + r);
+      const double factor = inverse(first + r);
+      delta_shares[head * rows + first + r] = factor > 0 ? dot * unit.value * factor : 0.0;
     });
   }
 };

@@ -117,7 +117,7 @@ struct AddSpoiledKernels {
       const T delta = s.delta_of(head, row);
       block.each(kThreads, [&](int t) {
         const index_t lag = first + t, column = row - lag;
-        if (lag < lags && column >= begin && column < end)
+        if (lag >= s.first_lag && lag < lags && column >= begin && column < end)
           sums[t] +=
               static_cast<T>(exp(static_cast<double>(logits[lag]) - lse)) * (dots[t] - delta);
       });

@@ -14,9 +14,9 @@ struct SpoiledRows {
 [[nodiscard]] SpoiledRows list_spoiled(const std::int32_t* spoiled, index_t all, index_t rows,
                                        const Stream& stream);
 
-/// What the gradients of rows that rounding spoiled are formed of, one by one: O(n d) a row. Each
-/// sum has one owner, which goes through the rows in their order. A head without such rows costs a
-/// look at its count.
+/// What the gradients of rows that rounding spoiled are formed of, one by one: O(n d) a row. Rows
+/// are those of one triangle, in its order. Each sum has one owner, which goes through the rows in
+/// their order. A head without such rows costs a look at its count.
 template <class T>
 struct SpoiledGradient {
   StripTable<T> logits;
@@ -24,6 +24,7 @@ struct SpoiledGradient {
   const double *lse, *delta;          ///< (all heads, rows); delta in units
   const HeadUnits* units;
   Array<T> value, grad_output;  ///< value in units, without its mean
+  int first_lag;                ///< that counts
 
   /// The first place of a head's list that holds `row` or a later one.
   [[nodiscard]] CONVBASIS_DEVICE int place_of(int head, index_t row) const {
@@ -41,7 +42,7 @@ struct SpoiledGradient {
   }
   /// Entry of f; `strip` is that of the column, or -1.
   [[nodiscard]] CONVBASIS_DEVICE T weight(int head, int strip, index_t row, index_t column) const {
-    if (column >= logits.columns || column > row) return T(0);
+    if (column >= logits.columns || column + first_lag > row) return T(0);
     const double logit =
         strip < 0 ? 0.0 : static_cast<double>(logits.kernel(head, strip)[row - column]);
     return static_cast<T>(exp(logit - lse[head * logits.rows + row]));

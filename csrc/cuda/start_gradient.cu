@@ -40,6 +40,7 @@ struct QueryGradient {
     const index_t channel = block.index % channel_tiles * kTile;
     const index_t rest = block.index / channel_tiles, row = rest % row_tiles * kTile;
     const int head = static_cast<int>(rest / row_tiles), count = kernels.logits.counts[head];
+    if (!kernels.logits.is_listed(head)) return;
     PerThread<TileSums<T>, kThreads> sums;
     block.each(kThreads, [&](int t) { sums[t].clear(); });
     for (int first = 0; first < count; first += kStrips) {

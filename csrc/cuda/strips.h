@@ -1,5 +1,6 @@
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "core/basis.h"
@@ -12,7 +13,7 @@ template <class T>
 struct StripTable {
   const T* kernels = nullptr;
   const std::int32_t* starts = nullptr;  ///< (all heads, most + 1), the last strip's end included
-  const std::int32_t* counts = nullptr;  ///< (all heads)
+  const std::int32_t* counts = nullptr;  ///< (all heads); -1 for one that is left out
   std::int32_t heads = 1;                ///< of one batch
   std::int32_t most = 0;
   index_t rows = 0, columns = 0;
@@ -28,6 +29,8 @@ struct StripTable {
   [[nodiscard]] CONVBASIS_DEVICE index_t end(int head, int strip) const {
     return starts[head * (most + 1) + strip + 1];
   }
+  /// Whether a head is one of those that a caller lists.
+  [[nodiscard]] CONVBASIS_DEVICE bool is_listed(index_t head) const { return counts[head] >= 0; }
   /// How many lags a strip has: 0 at a place that a head has no strip for.
   [[nodiscard]] CONVBASIS_DEVICE index_t lags(int head, int strip) const {
     return strip < counts[head] ? rows - begin(head, strip) : 0;
@@ -59,14 +62,17 @@ struct Strips {
 };
 
 /// Puts the layouts into tables on the device, with room for `most` strips a head or as many as a
-/// head has; kernels and their strides are left to the caller.
+/// head has; kernels and their strides are left to the caller. A head without columns is left out
+/// where others have some.
 template <class T>
 [[nodiscard]] Strips<T> strips_of_layouts(std::vector<StripLayout> layouts, index_t heads,
                                           index_t most, const Stream& stream);
 
-/// Strips of a basis whose kernels are on the device, with room for all that it has room for.
+/// Strips of a basis whose kernels are on the device, with room for all that it has room for. Only
+/// the flat `heads` have any; empty = all.
 template <class T>
-[[nodiscard]] Strips<T> strips_of_basis(const BasisView<T>& basis, const Stream& stream);
+[[nodiscard]] Strips<T> strips_of_basis(const BasisView<T>& basis, std::span<const index_t> heads,
+                                        const Stream& stream);
 
 /// Throws InvalidArgument when a basis is too large for tables of 32-bit numbers.
 void require_narrow(const char* function, index_t heads, index_t most, index_t rows);

@@ -45,7 +45,7 @@ void conv_matmul(const BasisView<Compute<E>>& basis, View<const E, 4> x, View<E,
 
   const DeviceGuard guard(stream.device);
   const GpuModel model = model_for(element_of<E>);
-  const Strips<T> strips = strips_of_basis(basis, stream);
+  const Strips<T> strips = strips_of_basis(basis, {}, stream);
   const Schedule schedule =
       choose_schedule(strips.layouts, channels, static_cast<index_t>(sizeof(T)), model);
   const Array<T> from = array_of(x, heads), to = array_of(y, heads);

@@ -12,8 +12,8 @@ namespace {
 }  // namespace
 
 std::shared_ptr<void> make_memory(const Stream&, std::size_t) { refuse("make_memory"); }
-void clear_memory(const Stream&, void*, std::size_t) { refuse("clear_memory"); }
 void order(const Stream&, void*) { refuse("order"); }
+void clear(const Stream&, void*, std::size_t) { refuse("clear"); }
 
 template <class E>
 void conv_matmul(const BasisView<Compute<E>>&, View<const E, 4>, View<E, 4>, bool, const Stream&) {
@@ -38,15 +38,17 @@ void recover_kernels(View<const E, 4>, View<const E, 4>, View<const index_t, 3>,
 }
 
 template <class E>
-void conv_attention(const BasisView<Compute<E>>&, View<const E, 4>, View<E, 4>, View<Compute<E>, 3>,
-                    View<index_t, 2>, const Stream&) {
+void conv_attention(const BasisView<Compute<E>>&, const BasisView<Compute<E>>*, View<const E, 4>,
+                    View<E, 4>, View<Compute<E>, 3>, View<index_t, 2>, std::span<const index_t>,
+                    const Stream&) {
   refuse("conv_attention");
 }
 
 template <class E>
-void conv_attention_backward(const BasisView<Compute<E>>&, View<const E, 4>, View<const E, 4>,
-                             View<const E, 4>, View<const E, 4>, View<E, 4>, View<E, 4>, View<E, 4>,
-                             double, Gradient, View<index_t, 2>, const Stream&) {
+void conv_attention_backward(const BasisView<Compute<E>>&, const BasisView<Compute<E>>*,
+                             View<const E, 4>, View<const E, 4>, View<const E, 4>, View<const E, 4>,
+                             View<E, 4>, View<E, 4>, View<E, 4>, double, Gradient, View<index_t, 2>,
+                             std::span<const index_t>, const Stream&) {
   refuse("conv_attention_backward");
 }
 
@@ -90,12 +92,13 @@ void polynomial_attention_backward(View<const E, 4>, View<const E, 4>, View<cons
   template void recover_kernels(View<const E, 4>, View<const E, 4>, View<const index_t, 3>,       \
                                 View<const index_t, 2>, double, View<Compute<E>, 4>,              \
                                 const Stream&);                                                   \
-  template void conv_attention(const BasisView<Compute<E>>&, View<const E, 4>, View<E, 4>,        \
-                               View<Compute<E>, 3>, View<index_t, 2>, const Stream&);             \
-  template void conv_attention_backward(const BasisView<Compute<E>>&, View<const E, 4>,           \
-                                        View<const E, 4>, View<const E, 4>, View<const E, 4>,     \
-                                        View<E, 4>, View<E, 4>, View<E, 4>, double, Gradient,     \
-                                        View<index_t, 2>, const Stream&);                         \
+  template void conv_attention(const BasisView<Compute<E>>&, const BasisView<Compute<E>>*,        \
+                               View<const E, 4>, View<E, 4>, View<Compute<E>, 3>,                 \
+                               View<index_t, 2>, std::span<const index_t>, const Stream&);        \
+  template void conv_attention_backward(                                                          \
+      const BasisView<Compute<E>>&, const BasisView<Compute<E>>*, View<const E, 4>,               \
+      View<const E, 4>, View<const E, 4>, View<const E, 4>, View<E, 4>, View<E, 4>, View<E, 4>,   \
+      double, Gradient, View<index_t, 2>, std::span<const index_t>, const Stream&);               \
   template StripStarts recover_starts(View<const E, 4>, View<const E, 4>, double,                 \
                                       const RecoverOptions&, const Stream&);                      \
   template LogitRange logit_range(View<const E, 4>, View<const E, 4>, const AttentionOptions&,    \

@@ -6,7 +6,7 @@ function:
 
 - Arrays are NumPy arrays of shape ``(..., seq, dim)`` with any number of leading dimensions,
   usually ``(batch, heads, seq, dim)``, and any strides.
-- `conv_matmul`, `recover_basis`, causal `conv_attention`, `exact_attention` and its gradients also
+- `conv_matmul`, `recover_basis`, `conv_attention`, `exact_attention` and the gradients of both also
   take arrays on a GPU (torch, CuPy, Numba, JAX) in a build with CUDA, and give back the same kind.
   NumPy arrays never move to one.
 - ``is_causal`` is top-left aligned: query i sees keys 0..i.

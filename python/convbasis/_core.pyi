@@ -269,6 +269,7 @@ def plan_polynomial(
 ) -> dict[str, Any]: ...
 def cuda_why_unavailable() -> str: ...
 def cuda_device_of(address: int) -> int: ...
+def cuda_clear(address: int, num_bytes: int, stream: _Stream) -> None: ...
 def cuda_conv_matmul(
     basis: _DeviceStrips, x: _Device, out: _Device, transpose: bool, stream: _Stream
 ) -> None: ...
@@ -284,9 +285,11 @@ def cuda_recover_kernels(
 ) -> None: ...
 def cuda_conv_attention(
     lower: _DeviceStrips,
+    upper: _DeviceStrips | None,
     value: _Device,
     out: _Device,
     lse: _Device | None,
+    heads: _Ints | None,
     stream: _Stream,
 ) -> None: ...
 def cuda_recover_starts(
@@ -354,9 +357,9 @@ def cuda_polynomial_attention_backward(
     heads: _Ints | None,
     stream: _Stream,
 ) -> None: ...
-def cuda_clear_array(array: _Device, stream: _Stream) -> None: ...
 def cuda_conv_attention_backward(
     lower: _DeviceStrips,
+    upper: _DeviceStrips | None,
     query: _Device,
     key: _Device,
     value: _Device,
@@ -366,6 +369,7 @@ def cuda_conv_attention_backward(
     grad_value: _Device,
     scale: float,
     through_entries: bool,
+    heads: _Ints | None,
     stream: _Stream,
 ) -> None: ...
 

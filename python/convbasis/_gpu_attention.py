@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from . import _basis_rules, _core, _gpu_calls, _settings, _validate
 from ._device_arrays import DeviceArray, collapsed
 from ._gpu_exact import attend_exactly
-from ._gpu_recover import find_starts, form_basis, seen_by
+from ._gpu_plan import GpuPlan, given, recovered
+from ._gpu_recover import seen_by
 from ._on_gpu import gpu_basis
 from ._validate import wrong
 from .calibrate import CalibrateOptions
@@ -24,40 +24,21 @@ def attend(
     v: DeviceArray,
     made: DeviceArray,
     lse: DeviceArray | None,
+    plan: GpuPlan,
     scale: float,
-    options: RecoverOptions,
-) -> np.ndarray:
-    """Causal attention through strips that are looked for; which heads went so, (batch, heads).
-
-    Where their number is free, heads that show more than pay are computed exactly, as on the CPU.
-    """
-    found = find_starts(name, q, k, v.shape[-1], scale, options)
-    by_strips = found.complete if options.num_bases is None else np.ones_like(found.complete)
-    if by_strips.any():
-        basis = form_basis(name, q, k, found.only(by_strips, q.shape[-2]), scale)
-        through_strips(name, basis, q, v, made, lse)
-    attend_exactly(name, q, k, v, made, lse, scale, True, np.flatnonzero(~by_strips))
-    return by_strips
-
-
-def through_strips(
-    name: str,
-    basis: GpuBasis,
-    q: DeviceArray,
-    v: DeviceArray,
-    made: DeviceArray,
-    lse: DeviceArray | None,
+    is_causal: bool,
 ) -> None:
-    """Heads without strips get what `attend_exactly` writes over."""
-    (kernels,) = _gpu_calls.usable(name, [("basis", basis.kernels)])
-    _gpu_calls.alike(name, [("query", q), ("basis", kernels)])
-    _core.cuda_conv_attention(
-        basis.on_device(name),
-        collapsed(name, "value", seen_by(q, v)),
-        collapsed(name, "out", made),
-        None if lse is None else collapsed(name, "lse", lse, 1),
-        _gpu_calls.stream_of(name, [q, v, kernels, made]),
-    )
+    """Attention of the plan's heads through its strips, of the others exactly."""
+    if plan.bases:
+        _core.cuda_conv_attention(
+            *plan.lower_upper(name),
+            collapsed(name, "value", seen_by(q, v)),
+            collapsed(name, "out", made),
+            None if lse is None else collapsed(name, "lse", lse, 1),
+            plan.listed(),
+            _gpu_calls.stream_of(name, [q, v, made, *plan.kernels(name)]),
+        )
+    attend_exactly(name, q, k, v, made, lse, scale, is_causal, plan.others())
 
 
 def checked(
@@ -86,6 +67,70 @@ def refused(name: str, argument: str, expected: str, got: object) -> Exception:
     return wrong(name, argument, fault, expected, repr(got), NotImplementedError)
 
 
+def judgements(
+    tol: object, on_miss: object, return_report: object, certify: object
+) -> dict[str, Any]:
+    """What a call asks for that a GPU cannot honour, by name."""
+    asked = {
+        "tol": tol,
+        "on_miss": on_miss if on_miss != "exact" else None,
+        "return_report": return_report or None,
+        "certify": certify or None,
+    }
+    return {argument: value for argument, value in asked.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class StripSettings:
+    """Checked settings of a call."""
+
+    function: str  # named in messages
+    inputs: list[tuple[str, DeviceArray]]  # by name: query, key and value, and given kernels
+    bases: tuple[GpuBasis, ...] | None  # one a triangle; None = look for strips
+    scale: float
+    is_causal: bool
+    options: RecoverOptions
+
+    def plan(self, arrays: list[DeviceArray]) -> GpuPlan:
+        """Strips as given, or as the logits of query, key and value show them."""
+        if self.bases is not None:
+            return given(self.bases)
+        return recovered(self.function, arrays, self.scale, self.is_causal, self.options)
+
+
+def strip_settings(
+    name: str,
+    arrays: list[DeviceArray],
+    factor: float,
+    is_causal: object,
+    *,
+    scale: object,
+    basis: Any,
+    options: object,
+    judging: dict[str, Any],
+) -> StripSettings:
+    """`judging` holds the arguments that a GPU cannot honour, by name; `factor` is the scale."""
+    query, key, value = arrays
+    causal = _validate.flag(name, "is_causal", is_causal)
+    _settings.rows_fit(name, causal, query.shape[-2], key.shape[-2])
+    for argument, asked in judging.items():
+        raise refused(name, argument, "nothing that judges the strips", asked)
+    _settings.one_of_two(name, basis, options)
+    if isinstance(options, CalibrateOptions):
+        raise refused(name, "options", "RecoverOptions or None", options)
+    searched = recover_options(name, options)
+    inputs = [("query", query), ("key", key), ("value", value)]
+    parts = _settings.given_basis(name, basis, query, key, causal)
+    if parts is None:
+        return StripSettings(name, inputs, None, factor, causal, searched)
+    bases = tuple(gpu_basis(name, part) for part in parts)
+    factor = _basis_rules.scale_of(name, bases, factor, scale)
+    for kernels in _gpu_calls.usable(name, [("basis", part.kernels) for part in bases]):
+        inputs.append(("basis", kernels))
+    _gpu_calls.alike(name, inputs)
+    return StripSettings(name, inputs, bases, factor, causal, searched)
+
+
 def conv_attention(
     query: Any,
     key: Any,
@@ -108,28 +153,21 @@ def conv_attention(
     name = "conv_attention"
     named = [("query", query), ("key", key), ("value", value)]
     (q, k, v), factor = checked(name, named, attn_mask, dropout_p, scale, enable_gqa)
-    if not _validate.flag(name, "is_causal", is_causal):
-        raise refused(name, "is_causal", "True (exact_attention takes both)", is_causal)
-    for argument, asked in judging.items():
-        raise refused(name, argument, "nothing that judges the strips", asked)
-    _settings.one_of_two(name, basis, options)
-    if isinstance(options, CalibrateOptions):
-        raise refused(name, "options", "RecoverOptions or None", options)
-    searched = recover_options(name, options)
-    inputs = [("query", q), ("key", k), ("value", v)]
-    if basis is not None:
-        logits = gpu_basis(name, basis)
-        _basis_rules.belongs(name, "basis", logits, q, k.shape[-2])
-        _basis_rules.scale_of(name, (logits,), factor, scale)
-        inputs.append(("basis", _gpu_calls.usable(name, [("basis", logits.kernels)])[0]))
-        _gpu_calls.alike(name, inputs)
+    wanted = strip_settings(
+        name,
+        [q, k, v],
+        factor,
+        is_causal,
+        scale=scale,
+        basis=basis,
+        options=options,
+        judging=judging,
+    )
     _validate.flag(name, "check_finite", check_finite)
-    made, lse = results(name, inputs, out, return_lse)
+    made, lse = results(name, wanted.inputs, out, return_lse)
     _validate.threads(name, num_threads)
-    if basis is None:
-        attend(name, q, k, v, made, lse, factor, searched)
-    else:
-        through_strips(name, logits, q, v, made, lse)
+    plan = wanted.plan([q, k, v])
+    attend(name, q, k, v, made, lse, plan, wanted.scale, wanted.is_causal)
     return handed_over(made, lse)
 
 

@@ -1,13 +1,62 @@
-"""Gradients of exact attention of arrays on a GPU; nothing waits for it."""
+"""Gradients of attention of arrays on a GPU."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from . import _core, _gpu_calls, _validate
 from ._device_arrays import DeviceArray, Native, collapsed
-from ._gpu_attention import checked
+from ._gpu_attention import checked, strip_settings
+from ._gpu_gradients import differentiate
+from ._gradients import GRADIENTS
+
+
+def conv_attention_backward(
+    query: Any,
+    key: Any,
+    value: Any,
+    grad_output: Any,
+    attn_mask: object,
+    dropout_p: object,
+    is_causal: object,
+    *,
+    scale: object,
+    enable_gqa: object,
+    basis: object,
+    options: object,
+    judging: dict[str, Any],
+    gradient: object,
+    check_finite: object,
+    num_threads: object,
+) -> tuple[Any, Any, Any]:
+    """`judging` holds the arguments that a GPU cannot honour, by name."""
+    name = "conv_attention_backward"
+    named = [("query", query), ("key", key), ("value", value)]
+    arrays, factor = checked(name, named, attn_mask, dropout_p, scale, enable_gqa)
+    grad = output_gradient(name, grad_output, arrays)
+    wanted = strip_settings(
+        name, arrays, factor, is_causal, scale=scale, basis=basis, options=options, judging=judging
+    )
+    gradient = _validate.choice(name, "gradient", gradient, GRADIENTS)
+    _validate.flag(name, "check_finite", check_finite)
+    _validate.threads(name, num_threads)
+    found = differentiate(
+        name, [*arrays, grad], wanted.plan(arrays), wanted.scale, wanted.is_causal, gradient
+    )
+    grads = (_gpu_calls.delivered(array) for array in found)
+    return next(grads), next(grads), next(grads)
+
+
+def output_gradient(name: str, grad_output: Any, arrays: list[DeviceArray]) -> DeviceArray:
+    """`grad_output`, which fits the output for query, key and value."""
+    query, _, value = arrays
+    (grad,) = _gpu_calls.usable(name, [("grad_output", grad_output)])
+    for agree in (_gpu_calls.alike, _gpu_calls.same_dtype):
+        agree(name, [("query", query), ("grad_output", grad)])
+    _validate.output_gradient_shape(name, grad.shape, (*query.shape[:-1], value.shape[-1]))
+    return grad
 
 
 @dataclass(frozen=True)
@@ -18,9 +67,11 @@ class Operands:
     scale: float
     is_causal: bool
 
-    def gradients(self, name: str) -> list[DeviceArray]:
+    def gradients(
+        self, name: str, make: Callable[..., DeviceArray] = _gpu_calls.empty
+    ) -> list[DeviceArray]:
         """New arrays for those by query, key and value."""
-        return [_gpu_calls.empty(name, like, like.shape, like.dtype) for like in self.arrays[:3]]
+        return [make(name, like, like.shape, like.dtype) for like in self.arrays[:3]]
 
     def natives(self, name: str, gradients: list[DeviceArray]) -> list[Native]:
         """All of them as the core takes them."""
@@ -42,13 +93,10 @@ def checked_operands(
     enable_gqa: object,
 ) -> Operands:
     """Of query, key, value and grad_output."""
-    (q, k, v), factor = checked(name, named[:3], attn_mask, dropout_p, scale, enable_gqa)
-    (grad,) = _gpu_calls.usable(name, named[3:])
-    for agree in (_gpu_calls.alike, _gpu_calls.same_dtype):
-        agree(name, [("query", q), ("grad_output", grad)])
+    arrays, factor = checked(name, named[:3], attn_mask, dropout_p, scale, enable_gqa)
+    grad = output_gradient(name, named[3][1], arrays)
     causal = _validate.flag(name, "is_causal", is_causal)
-    _validate.output_gradient_shape(name, grad.shape, (*q.shape[:-1], v.shape[-1]))
-    return Operands([q, k, v, grad], factor, causal)
+    return Operands([*arrays, grad], factor, causal)
 
 
 def exact_attention_backward(

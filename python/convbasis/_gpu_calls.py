@@ -90,6 +90,14 @@ def empty(function: str, like: DeviceArray, shape: tuple[int, ...], dtype: Any) 
     return device_array(function, "the result", made)
 
 
+def zeros(function: str, like: DeviceArray, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
+    """The same of zeros."""
+    array = empty(function, like, shape, dtype)
+    if array.size > 0:
+        _core.cuda_clear(array.address, array.size * array.itemsize, stream_of(function, [array]))
+    return array
+
+
 def delivered(array: DeviceArray) -> Any:
     """The array as its library has it, once the work that fills it is enqueued."""
     if not isinstance(array.owner, _core.DeviceMemory):

@@ -54,12 +54,9 @@ def differentiate(
     plan = gpu_plan(name, q, k, v, *settings, degree, tol, on_miss, backward=True)
     by_polynomial = np.flatnonzero(plan.by_polynomial)
     exact = np.flatnonzero(~plan.by_polynomial)
-    gradients = operands.gradients(name)
+    gradients = operands.gradients(name, _gpu_calls.zeros)
     stream = _gpu_calls.stream_of(name, [*operands.arrays, *gradients])
-    arrays = operands.natives(name, gradients)
-    for gradient in arrays[4:]:
-        _core.cuda_clear_array(gradient, stream)
-    query, key, value, dy, dq, dk, dv = arrays
+    query, key, value, dy, dq, dk, dv = operands.natives(name, gradients)
     # First, for it overwrites what the other adds to.
     _core.cuda_exact_attention_backward(query, key, value, dy, dq, dk, dv, *settings, exact, stream)
     _core.cuda_polynomial_attention_backward(

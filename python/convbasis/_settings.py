@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -50,15 +51,7 @@ def conv_settings(
     may_calibrate: bool = False,
 ) -> ConvSettings:
     """Check in argument order; the arrays are the caller's own, for shapes and overlap."""
-    if not inputs.is_causal and inputs.key.shape[2] != inputs.query.shape[2]:
-        raise _validate.wrong(
-            function,
-            "key",
-            "differs in length from query without is_causal",
-            f"{inputs.query.shape[2]} rows (exact_attention takes any number)",
-            inputs.key.shape[2],
-            NotImplementedError,
-        )
+    rows_fit(function, inputs.is_causal, inputs.query.shape[2], inputs.key.shape[2])
     bases = given_basis(function, basis, query, key, inputs.is_causal)
     common = (
         inputs.scale
@@ -103,6 +96,19 @@ def conv_settings(
     )
 
 
+def rows_fit(function: str, is_causal: bool, queries: int, keys: int) -> None:
+    """Raise when the upper triangle would not be a triangle."""
+    if not is_causal and keys != queries:
+        raise _validate.wrong(
+            function,
+            "key",
+            "differs in length from query without is_causal",
+            f"{queries} rows (exact_attention takes any number)",
+            keys,
+            NotImplementedError,
+        )
+
+
 def one_of_two(function: str, basis: object, options: object) -> None:
     """Raise when strips are both given and to be looked for."""
     if basis is not None and options is not None:
@@ -143,7 +149,7 @@ def can_calibrate(function: str, inputs: AttentionInputs, certify: object) -> No
 
 
 def given_basis(
-    function: str, basis: object, query: np.ndarray, key: np.ndarray, is_causal: bool
+    function: str, basis: object, query: Any, key: Any, is_causal: bool
 ) -> tuple[ConvBasis, ...] | None:
     """The caller's basis, one ConvBasis a triangle; None when it is to be recovered."""
     if basis is None:

@@ -111,8 +111,9 @@ def conv_attention(
     Notes
     -----
     Arrays on a GPU (torch, CuPy, Numba, JAX) are read where they are, on the stream that they name;
-    the same kind comes out, and nothing checks for NaN. They need `is_causal`. With a `GpuBasis` as
-    `basis` nothing waits; without, the search for strips does, once. What judges strips is refused.
+    the same kind comes out, and nothing checks for NaN. With a `GpuBasis` (or two) as `basis`
+    nothing waits; without, the search for strips does, once a triangle. What judges strips is
+    refused.
     Heads computed exactly go through torch's own attention when they are tensors.
 
     Recovery O(n T d + k n d), then O(n d_v log L + k n d_v) in blocks of L rows; memory
@@ -142,12 +143,6 @@ def conv_attention(
     """
     name = "conv_attention"
     if any_on_device(query, key, value):
-        asked = {
-            "tol": tol,
-            "on_miss": on_miss if on_miss != "exact" else None,
-            "return_report": return_report or None,
-            "certify": certify or None,
-        }
         return _gpu_attention.conv_attention(
             query,
             key,
@@ -159,7 +154,7 @@ def conv_attention(
             enable_gqa=enable_gqa,
             basis=basis,
             options=options,
-            judging={argument: given for argument, given in asked.items() if given is not None},
+            judging=_gpu_attention.judgements(tol, on_miss, return_report, certify),
             check_finite=check_finite,
             out=out,
             return_lse=return_lse,

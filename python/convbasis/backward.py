@@ -9,6 +9,7 @@ import numpy as np
 
 from . import _core, _gpu_backward, _layout, _validate
 from ._device_arrays import any_on_device
+from ._gpu_attention import judgements
 from ._gradients import GRADIENTS, backward_report, differentiate
 from ._plan import make_plan
 from ._run import attend
@@ -73,7 +74,8 @@ def conv_attention_backward(
         `basis`, its kernels count as those products, whatever they were made from. With `tol` the
         forward pass runs too, because it decides which heads are computed exactly.
     check_finite, num_threads
-        As in `conv_attention`.
+        As in `conv_attention`. Arrays on a GPU give gradients of the same kind; what judges strips
+        is refused there, and nothing checks for NaN.
 
     Returns
     -------
@@ -123,6 +125,24 @@ def conv_attention_backward(
     True
     """
     name = "conv_attention_backward"
+    if any_on_device(query, key, value, grad_output):
+        return _gpu_backward.conv_attention_backward(
+            query,
+            key,
+            value,
+            grad_output,
+            attn_mask,
+            dropout_p,
+            is_causal,
+            scale=scale,
+            enable_gqa=enable_gqa,
+            basis=basis,
+            options=options,
+            judging=judgements(tol, on_miss, return_report, certify),
+            gradient=gradient,
+            check_finite=check_finite,
+            num_threads=num_threads,
+        )
     inputs = _layout.attention_inputs(
         name, query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa
     )

@@ -16,10 +16,10 @@ NAME = "GpuBasis"
 class GpuBasis(ConvBasis):
     """A `ConvBasis` whose kernels lie on a GPU; where strips begin stays on the host.
 
-    `recover_basis` makes them of arrays on a GPU. `conv_matmul`, `conv_attention` and `row_sums`
-    take them; everything else of a ConvBasis that reads kernels raises. Kernels are not copied,
-    and what is in them is not looked at, since that would wait for the GPU: they must be finite,
-    and 0 past the last row.
+    `recover_basis` makes them of arrays on a GPU. `conv_matmul`, `conv_attention`, its gradient and
+    `row_sums` take them; everything else of a ConvBasis that reads kernels raises. Kernels are not
+    copied, and what is in them is not looked at, since that would wait for the GPU: they must be
+    finite, and 0 past the last row.
 
     Parameters
     ----------

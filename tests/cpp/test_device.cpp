@@ -23,7 +23,7 @@ TEST(without_a_gpu_each_stage_says_what_is_missing) {
   const auto x = contiguous_view<const float, 4>(&number, {1, 1, 1, 1});
   const auto y = contiguous_view<float, 4>(&out, {1, 1, 1, 1});
   CHECK_THROWS(cuda::conv_matmul<float>(basis, x, y, false, {}), BackendError, "");
-  CHECK_THROWS(cuda::conv_attention<float>(basis, x, y, {}, {}, {}), BackendError, "");
+  CHECK_THROWS(cuda::conv_attention<float>(basis, nullptr, x, y, {}, {}, {}, {}), BackendError, "");
   const auto kernels = contiguous_view<float, 4>(&out, {1, 1, 1, 1});
   CHECK_THROWS(
       cuda::recover_kernels<float>(x, x, basis.starts, basis.num_bases, 1, kernels, cuda::Stream{}),

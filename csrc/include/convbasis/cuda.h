@@ -36,7 +36,7 @@ struct Stream {
 [[nodiscard]] std::shared_ptr<void> make_memory(const Stream& stream, std::size_t bytes);
 
 /// Fills memory of a device with zeros.
-void clear_memory(const Stream& stream, void* memory, std::size_t bytes);
+void clear(const Stream& stream, void* memory, std::size_t bytes);
 
 /// What is enqueued on `then`, a cudaStream_t, from now on waits for what is on `first` by now.
 void order(const Stream& first, void* then);
@@ -72,30 +72,36 @@ void recover_kernels(View<const E, 4> query, View<const E, 4> key, View<const in
                      View<const index_t, 2> num_bases, double scale, View<Compute<E>, 4> kernels,
                      const Stream& stream);
 
-/// D^-1 exp(H) V for logits H given as a conv basis, causal; see attention.h.
+/// D^-1 exp(H) V for logits H given as a conv basis, causal where upper is null; see attention.h.
+/// Without a causal mask both triangles are multiplied by, one after the other, and summed before
+/// rows are divided.
 ///
 /// value (batch, kv_heads, num_columns, dv), out (batch, heads, n, dv), lse (batch, heads, n) or
 /// empty. Rows that rounding may have spoiled are summed directly, as on the CPU; rows_exact
-/// (batch, heads), or empty, receives how many.
+/// (batch, heads), or empty, receives how many. `heads` as exact_attention takes it; rows of others
+/// are left untouched, and cost little.
 template <class E>
-void conv_attention(const BasisView<Compute<E>>& lower, View<const E, 4> value, View<E, 4> out,
-                    View<Compute<E>, 3> lse, View<index_t, 2> rows_exact, const Stream& stream);
+void conv_attention(const BasisView<Compute<E>>& lower, const BasisView<Compute<E>>* upper,
+                    View<const E, 4> value, View<E, 4> out, View<Compute<E>, 3> lse,
+                    View<index_t, 2> rows_exact, std::span<const index_t> heads,
+                    const Stream& stream);
 
-/// Gradients of conv_attention by query, key and value; see backward.h. grad_query is written,
-/// gradients are added to what grad_key and grad_value hold: sums over the query heads of a shared
-/// key head, formed before they are rounded to E. rows_exact (batch, heads), or empty, receives how
-/// many rows were computed one by one.
+/// Gradients of conv_attention by query, key and value, of the listed `heads`; see backward.h.
+/// grad_query is written, gradients are added to what grad_key and grad_value hold: sums over the
+/// query heads of a shared key head, formed before they are rounded to E. rows_exact (batch,
+/// heads), or empty, receives how many rows were computed one by one.
 ///
-/// The forward pass is run again. Next to it, both gradients need a transposed product;
-/// Gradient::basis a correlation, which transforms as much as a product does, and 4 k n d FLOP a
-/// head; Gradient::attention products with 2 (dv + 1) d channels, or tiles of n^2 (4 dv + 4 d) / 2
-/// FLOP a head where that is less. Memory O(k n + n d).
+/// The forward pass is run again. Next to it, for each triangle, both gradients need a transposed
+/// product; Gradient::basis a correlation, which transforms as much as a product does, and 4 k n d
+/// FLOP a head; Gradient::attention products with 2 (dv + 1) d channels, or tiles of n^2 (4 dv + 4
+/// d) / 2 FLOP a head where that is less. Memory O(k n + n d).
 template <class E>
-void conv_attention_backward(const BasisView<Compute<E>>& lower, View<const E, 4> query,
-                             View<const E, 4> key, View<const E, 4> value,
+void conv_attention_backward(const BasisView<Compute<E>>& lower, const BasisView<Compute<E>>* upper,
+                             View<const E, 4> query, View<const E, 4> key, View<const E, 4> value,
                              View<const E, 4> grad_output, View<E, 4> grad_query,
                              View<E, 4> grad_key, View<E, 4> grad_value, double scale,
-                             Gradient gradient, View<index_t, 2> rows_exact, const Stream& stream);
+                             Gradient gradient, View<index_t, 2> rows_exact,
+                             std::span<const index_t> heads, const Stream& stream);
 
 /// softmax(scale * Q K^T) V; see attention.h. options.mask must be empty. `heads` lists flat head
 /// numbers, empty = all, and is host memory that may change as soon as the call returns.

@@ -123,6 +123,7 @@ def backward(
             grad_output,
             tensors,
             exact_mask,
+            is_causal=is_causal,
             scale=scale,
             enable_gqa=enable_gqa,
             options=options,

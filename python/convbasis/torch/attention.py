@@ -85,8 +85,8 @@ def conv_attention(
     available, nor is forward-mode differentiation. Results and gradients do not depend on the
     number of threads.
 
-    On a GPU, `is_causal` is needed, `tol` cannot be honoured, and nothing checks for NaN. Work goes
-    to torch's current stream; the search for strips waits for it, once in each pass. Heads that
+    On a GPU, `tol` cannot be honoured, and nothing checks for NaN. Work goes to torch's current
+    stream; the search for strips waits for it, once a triangle in each pass. Heads that
     show more strips than pay go through torch's own ``scaled_dot_product_attention``; so should
     what is refused here.
 

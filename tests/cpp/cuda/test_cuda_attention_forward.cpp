@@ -12,7 +12,8 @@ namespace {
 /// One call on the device and the same on the CPU.
 template <class T>
 struct Both {
-  Both(const RandomBasis<T>& basis, index_t kv_heads, index_t channels, double value_size = 1)
+  Both(const RandomBasis<T>& basis, index_t kv_heads, index_t channels, double value_size = 1,
+       const std::vector<index_t>& heads = {}, const RandomBasis<T>* upper = nullptr)
       : value(
             normal_numbers<T>(basis.batch * kv_heads * basis.columns * channels, 21, value_size)) {
     const index_t b = basis.batch, h = basis.heads, n = basis.rows;
@@ -21,17 +22,20 @@ struct Both {
     const std::array<index_t, 3> of_lse{b, h, n};
     want.resize(static_cast<std::size_t>(b * h * n * channels));
     want_lse.resize(static_cast<std::size_t>(b * h * n));
-    report = convbasis::conv_attention<T>(basis.host(), nullptr,
-                                          contiguous_view<const T, 4>(value.data(), in),
-                                          contiguous_view<T, 4>(want.data(), of_out),
-                                          contiguous_view<T, 3>(want_lse.data(), of_lse), {}, {1});
-    const DeviceBuffer<T> from = to_device(value), to(kStream, b * h * n * channels);
-    const DeviceBuffer<T> lse(kStream, b * h * n);
+    const BasisView<T> host_upper = upper ? upper->host() : BasisView<T>{};
+    const BasisView<T> device_upper = upper ? upper->device() : BasisView<T>{};
+    report = convbasis::conv_attention<T>(
+        basis.host(), upper ? &host_upper : nullptr, contiguous_view<const T, 4>(value.data(), in),
+        contiguous_view<T, 4>(want.data(), of_out), contiguous_view<T, 3>(want_lse.data(), of_lse),
+        heads, {1});
+    const DeviceBuffer<T> from = to_device(value), to = to_device(std::vector<T>(want.size()));
+    const DeviceBuffer<T> lse = to_device(std::vector<T>(want_lse.size()));
     const DeviceBuffer<index_t> counts(kStream, b * h);
-    cuda::conv_attention<T>(basis.device(), contiguous_view<const T, 4>(from.data(), in),
+    cuda::conv_attention<T>(basis.device(), upper ? &device_upper : nullptr,
+                            contiguous_view<const T, 4>(from.data(), in),
                             contiguous_view<T, 4>(to.data(), of_out),
                             contiguous_view<T, 3>(lse.data(), of_lse),
-                            contiguous_view<index_t, 2>(counts.data(), {b, h}), kStream);
+                            contiguous_view<index_t, 2>(counts.data(), {b, h}), heads, kStream);
     got = to_host(to);
     got_lse = to_host(lse);
     rows_exact = to_host(counts);
@@ -92,13 +96,46 @@ TEST(rows_that_rounding_spoils_are_summed_directly) {
   CHECK_NEAR(tiny.error(), 0.0, 1e-4);
 }
 
+TEST(attention_without_a_causal_mask_matches_the_cpu) {
+  for (const index_t n : {1, 2, 63, 64, 65, 127, 300, 1000})
+    for (const index_t k : {1, 2, 17}) {
+      const auto seed = static_cast<unsigned>(n + k);
+      const RandomBasis<double> above(2, 4, k + 1, n, n, seed + 9);
+      const Both<double> wide(RandomBasis<double>(2, 4, k, n, n, seed), 2, 3, 1, {}, &above);
+      CHECK_NEAR(wide.error(), 0.0, 1e-12);
+      CHECK_NEAR(wide.lse_error(), 0.0, 1e-13);
+      const RandomBasis<float> over(1, 3, k, n, n, seed + 9);
+      const Both<float> single(RandomBasis<float>(1, 3, k, n, n, seed), 3, 5, 1, {}, &over);
+      CHECK_NEAR(single.error(), 0.0, 4e-6);
+      CHECK_NEAR(single.lse_error(), 0.0, 1e-6);
+    }
+}
+
+TEST(rows_that_rounding_spoils_see_the_keys_after_them_too) {
+  const RandomBasis<float> above(1, 4, 3, 2000, 2000, 15, 6);
+  const Both<float> both(RandomBasis<float>(1, 4, 3, 2000, 2000, 5, 6), 2, 1, 1, {3, 0}, &above);
+  CHECK(both.rows_exact[0] > 0 && both.rows_exact[0] < 2000 && both.rows_exact[1] == 0);
+  CHECK_NEAR(both.error(), 0.0, 1e-4);
+  CHECK_NEAR(both.lse_error(), 0.0, 1e-5);
+}
+
+TEST(rows_of_heads_that_are_not_listed_are_left_untouched) {
+  const Both<double> both(RandomBasis<double>(1, 6, 5, 300, 260, 8, 6), 3, 3, 1, {5, 0});
+  CHECK_NEAR(both.error(), 0.0, 1e-10);
+  CHECK_NEAR(both.lse_error(), 0.0, 1e-12);
+  for (const std::size_t unlisted : {1U, 2U, 3U, 4U}) {
+    CHECK(both.got[unlisted * 300 * 3] == 0 && both.got_lse[unlisted * 300] == 0);
+    CHECK(both.rows_exact[unlisted] == 0);
+  }
+}
+
 TEST(no_key_gives_zeros) {
   const RandomBasis<double> basis(1, 1, 1, 5, 0, 1);
   const DeviceBuffer<double> out(kStream, 10), lse(kStream, 5);
-  cuda::conv_attention<double>(basis.device(),
+  cuda::conv_attention<double>(basis.device(), nullptr,
                                contiguous_view<const double, 4>(nullptr, {1, 1, 0, 2}),
                                contiguous_view<double, 4>(out.data(), {1, 1, 5, 2}),
-                               contiguous_view<double, 3>(lse.data(), {1, 1, 5}), {}, kStream);
+                               contiguous_view<double, 3>(lse.data(), {1, 1, 5}), {}, {}, kStream);
   for (const double value : to_host(out)) CHECK(value == 0);
   for (const double value : to_host(lse)) CHECK(value == -INFINITY);
 }

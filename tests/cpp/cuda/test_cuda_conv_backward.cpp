@@ -15,6 +15,7 @@ namespace {
 
 struct Shape {
   index_t batch = 1, heads = 1, kv_heads = 1, rows, columns, strips, dim = 5, value_dim = 3;
+  bool is_causal = true;
 };
 
 /// Gradients on the device and the CPU's, of the same numbers: those that E can hold.
@@ -22,8 +23,11 @@ template <class E>
 struct Both {
   using T = Compute<E>;
   Both(const Shape& s, Gradient gradient, unsigned seed, double spread = 1, double value_size = 1,
-       double grad_size = 1, double before_ = 0.5)
-      : before(before_), basis(s.batch, s.heads, s.strips, s.rows, s.columns, seed, spread) {
+       double grad_size = 1, double before_ = 0.5, const std::vector<index_t>& heads = {})
+      : before(before_),
+        basis(s.batch, s.heads, s.strips, s.rows, s.columns, seed, spread),
+        upper(s.batch, s.heads, s.strips + 1, s.rows, s.rows, seed + 9, spread) {
+    const BasisView<T> host_upper = upper.host(), device_upper = upper.device();
     const std::array<index_t, 4> of_query{s.batch, s.heads, s.rows, s.dim},
         of_key{s.batch, s.kv_heads, s.columns, s.dim},
         of_value{s.batch, s.kv_heads, s.columns, s.value_dim},
@@ -43,21 +47,23 @@ struct Both {
     }
     constexpr double kScale = 0.25;
     report = convbasis::conv_attention_backward<T>(
-        basis.host(), nullptr, contiguous_view<const T, 4>(query.numbers.data(), of_query),
+        basis.host(), s.is_causal ? nullptr : &host_upper,
+        contiguous_view<const T, 4>(query.numbers.data(), of_query),
         rows_first<const T>(key.numbers.data(), of_key),
         contiguous_view<const T, 4>(value.numbers.data(), of_value),
         rows_first<const T>(grad.numbers.data(), of_output),
         contiguous_view<T, 4>(want[0].data(), of_query), rows_first<T>(want[1].data(), of_key),
-        contiguous_view<T, 4>(want[2].data(), of_value), kScale, gradient, {}, {1});
+        contiguous_view<T, 4>(want[2].data(), of_value), kScale, gradient, heads, {1});
     const DeviceBuffer<index_t> counts(kStream, s.batch * s.heads);
     cuda::conv_attention_backward<E>(
-        basis.device(), contiguous_view<const E, 4>(query.on_device.data(), of_query),
+        basis.device(), s.is_causal ? nullptr : &device_upper,
+        contiguous_view<const E, 4>(query.on_device.data(), of_query),
         rows_first<const E>(key.on_device.data(), of_key),
         contiguous_view<const E, 4>(value.on_device.data(), of_value),
         rows_first<const E>(grad.on_device.data(), of_output),
         contiguous_view<E, 4>(grads[0].data(), of_query), rows_first<E>(grads[1].data(), of_key),
         contiguous_view<E, 4>(grads[2].data(), of_value), kScale, gradient,
-        contiguous_view<index_t, 2>(counts.data(), {s.batch, s.heads}), kStream);
+        contiguous_view<index_t, 2>(counts.data(), {s.batch, s.heads}), heads, kStream);
     for (std::size_t i = 0; i < 3; ++i)
       for (const E element : to_host(grads[i])) got[i].push_back(number_of(element));
     rows_exact = to_host(counts);
@@ -79,7 +85,7 @@ struct Both {
   }
 
   double before;  // what all three gradients hold
-  RandomBasis<T> basis;
+  RandomBasis<T> basis, upper;
   std::vector<T> want[3], got[3];
   std::vector<index_t> rows_exact;
   BackwardReport report;
@@ -112,40 +118,47 @@ TEST(gradients_of_attention_match_the_cpu) {
 
 TEST(far_gradients_of_attention_match_near_ones) {
   // The same call with all entries near, whose values are held against the CPU's.
-  const index_t n = 1000, m = 900, dim = 5, value_dim = 3, heads = 4, kv_heads = 2;
-  const RandomBasis<double> basis(1, heads, 9, n, m, 3);
-  const RandomArray<double> query(heads * n * dim, 4), key(kv_heads * m * dim, 5);
-  const RandomArray<double> value(kv_heads * m * value_dim, 6), grad(heads * n * value_dim, 7);
-  const auto run = [&](const Schedule& far) {
-    const DeviceBuffer<double> of_query(kStream, heads * n * dim);
-    const DeviceBuffer<double> of_key =
-        to_device(std::vector<double>(static_cast<std::size_t>(kv_heads * m * dim), 0.0));
-    const DeviceBuffer<double> of_value =
-        to_device(std::vector<double>(static_cast<std::size_t>(kv_heads * m * value_dim), 0.0));
-    const auto array = [&](const DeviceBuffer<double>& memory, index_t of, index_t channels) {
-      const index_t rows = memory.size() / of / channels;
-      return array_of(contiguous_view<double, 4>(memory.data(), {1, of, rows, channels}), heads);
+  const index_t n = 1000, dim = 5, value_dim = 3, heads = 4, kv_heads = 2;
+  for (const index_t m : {900, 1000}) {  // causal, or not
+    const RandomBasis<double> basis(1, heads, 9, n, m, 3), above(1, heads, 7, n, n, 8);
+    const RandomArray<double> query(heads * n * dim, 4), key(kv_heads * m * dim, 5);
+    const RandomArray<double> value(kv_heads * m * value_dim, 6), grad(heads * n * value_dim, 7);
+    const auto run = [&](const Schedule& far) {
+      const auto zeros = [](index_t count) {
+        return to_device(std::vector<double>(static_cast<std::size_t>(count), 0.0));
+      };
+      const DeviceBuffer<double> of_query = zeros(heads * n * dim);
+      const DeviceBuffer<double> of_key = zeros(kv_heads * m * dim);
+      const DeviceBuffer<double> of_value = zeros(kv_heads * m * value_dim);
+      const auto array = [&](const DeviceBuffer<double>& memory, index_t of, index_t channels) {
+        const index_t rows = memory.size() / of / channels;
+        return array_of(contiguous_view<double, 4>(memory.data(), {1, of, rows, channels}), heads);
+      };
+      const BasisView<double> upper = above.device();
+      const Triangles<double> logits =
+          triangles_of<double>(basis.device(), m < n ? nullptr : &upper, {}, kStream);
+      const std::vector<Schedule> of_triangles(logits.size(), far);
+      HeadsBackward<double>(
+          logits,
+          {array(query.on_device, heads, dim), array(key.on_device, kv_heads, dim),
+           array(value.on_device, kv_heads, value_dim), array(grad.on_device, heads, value_dim),
+           array(of_query, heads, dim), array(of_key, kv_heads, dim),
+           array(of_value, kv_heads, value_dim)},
+          0.25, kStream)
+          .run(Gradient::attention, of_triangles, {});
+      return std::array{to_host(of_query), to_host(of_key), to_host(of_value)};
     };
-    const Strips<double> logits = strips_of_basis(basis.device(), kStream);
-    HeadsBackward<double>(logits,
-                          {array(query.on_device, heads, dim), array(key.on_device, kv_heads, dim),
-                           array(value.on_device, kv_heads, value_dim),
-                           array(grad.on_device, heads, value_dim), array(of_query, heads, dim),
-                           array(of_key, kv_heads, dim), array(of_value, kv_heads, value_dim)},
-                          0.25, kStream)
-        .run(Gradient::attention, far, {});
-    return std::array{to_host(of_query), to_host(of_key), to_host(of_value)};
-  };
-  const auto want = run({{}, 1024});
-  for (const index_t near : {64, 256, 512}) {
-    const auto got = run({{{near, 1024}}, near});
-    for (std::size_t which = 0; which < 3; ++which) {
-      double error = 0, size = 0;
-      for (std::size_t i = 0; i < want[which].size(); ++i) {
-        error += std::pow(got[which][i] - want[which][i], 2);
-        size += std::pow(want[which][i], 2);
+    const auto want = run({{}, 1024});
+    for (const index_t near : {64, 256, 512}) {
+      const auto got = run({{{near, 1024}}, near});
+      for (std::size_t which = 0; which < 3; ++which) {
+        double error = 0, size = 0;
+        for (std::size_t i = 0; i < want[which].size(); ++i) {
+          error += std::pow(got[which][i] - want[which][i], 2);
+          size += std::pow(want[which][i], 2);
+        }
+        CHECK_NEAR(std::sqrt(error / size), 0.0, 1e-12);
       }
-      CHECK_NEAR(std::sqrt(error / size), 0.0, 1e-12);
     }
   }
 }
@@ -179,6 +192,41 @@ TEST(gradients_of_rows_that_rounding_spoils_are_computed_one_by_one) {
   }
 }
 
+TEST(gradients_without_a_causal_mask_match_the_cpu) {
+  for (const Gradient gradient : {Gradient::basis, Gradient::attention}) {
+    for (const index_t n : {1, 2, 63, 65, 300, 700})
+      for (const index_t k : {1, 17}) {
+        const auto seed = static_cast<unsigned>(n + k);
+        Both<double>({2, 4, 2, n, n, k, 5, 3, false}, gradient, seed).check(1e-12);
+        Both<float>({1, 3, 3, n, n, k, 3, 5, false}, gradient, seed).check(1e-5);
+      }
+    const Shape wide{1, 4, 2, 700, 700, 3, 3, 2, false};
+    const Both<float> both(wide, gradient, 5, 6, 1, 1, 0.5, {1, 2, 3});
+    CHECK(both.rows_exact[1] > 0 && both.rows_exact[1] < 700 && both.rows_exact[0] == 0);
+    both.check(1e-4);
+    const Shape shared{1, 4, 2, 300, 300, 5, 8, 8, false};
+    Both<Float16>(shared, gradient, 7, 1, 1, 1, 0).check(0x1p-10);
+    Both<BFloat16>(shared, gradient, 8, 1, 1, 1, 0).check(0x1p-7);
+  }
+}
+
+TEST(gradients_of_listed_heads_are_those_of_the_cpu) {
+  // The second key head has one listed head, the third none; logits of a wide range, so that there
+  // are spoiled rows too.
+  const Shape shape{1, 6, 3, 300, 260, 5, 4, 3};
+  for (const Gradient gradient : {Gradient::basis, Gradient::attention})
+    for (const double spread : {1.0, 6.0}) {
+      const Both<double> both(shape, gradient, 11, spread, 1, 1, 0.5, {3, 0, 1});
+      both.check(1e-9);
+      for (const std::size_t unlisted : {2U, 4U, 5U})
+        CHECK(both.got[0][unlisted * 300 * 4] == 0.5 && both.rows_exact[unlisted] == 0);
+      for (std::size_t i = std::size_t{2} * 260 * 3; i < both.got[2].size(); ++i)
+        CHECK(both.got[2][i] == 0.5);
+    }
+  CHECK_THROWS(Both<double>(shape, Gradient::basis, 11, 1, 1, 1, 0.5, {6}), InvalidArgument,
+               "[conv_attention_backward] heads holds 6; expected 0 <= head < 6");
+}
+
 TEST(gradients_through_strips_in_half_precision_are_rounded_once) {
   // The CPU's gradients of the same numbers in float, rounded: half an eps of each, and
   // of what was there before.
@@ -202,8 +250,9 @@ TEST(a_backward_pass_through_strips_refuses_what_does_not_fit) {
   const auto in = contiguous_view<const float, 4>(memory.data(), {1, 1, 4, 2});
   const auto out = contiguous_view<float, 4>(memory.data(), {1, 1, 4, 2});
   const auto wrong = contiguous_view<float, 4>(memory.data(), {1, 1, 3, 2});
-  CHECK_THROWS(cuda::conv_attention_backward<float>(basis.device(), in, in, in, in, out, wrong, out,
-                                                    1.0, Gradient::basis, {}, kStream),
-               InvalidArgument,
-               "[conv_attention_backward] grad_key has shape (1, 1, 3, 2); expected (1, 1, 4, 2)");
+  CHECK_THROWS(
+      cuda::conv_attention_backward<float>(basis.device(), nullptr, in, in, in, in, out, wrong, out,
+                                           1.0, Gradient::basis, {}, {}, kStream),
+      InvalidArgument,
+      "[conv_attention_backward] grad_key has shape (1, 1, 3, 2); expected (1, 1, 4, 2)");
 }

@@ -23,7 +23,7 @@ std::vector<T> correlate(const RandomBasis<T>& basis, const Schedule& schedule,
   const DeviceBuffer<T> left = to_device(x), right = to_device(y);
   const DeviceBuffer<T> out =
       to_device(std::vector<T>(static_cast<std::size_t>(heads * basis.k * basis.rows), T(77)));
-  const Strips<T> strips = strips_of_basis(basis.device(), kStream);
+  const Strips<T> strips = strips_of_basis(basis.device(), {}, kStream);
   correlate_strips(strips, schedule, packed_array(left.data(), heads, basis.columns, channels),
                    packed_array(right.data(), heads, basis.rows, channels), out.data(), workspace,
                    kStream);

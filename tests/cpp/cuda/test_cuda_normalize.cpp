@@ -49,14 +49,16 @@ TEST(row_sums_match_the_cpu_without_cancellation) {
 TEST(weights_are_exponentials_of_logits_less_the_largest) {
   for (const index_t n : {1, 65, 300}) {
     const RandomBasis<double> basis(1, 4, 5, n, n, 3);
-    const Weights<double> weights = exponentiate(strips_of_basis(basis.device(), kStream), kStream);
-    const std::vector<double> kernels = to_host(weights.strips.own_kernels);
+    const Weights<double> weights =
+        exponentiate(triangles_of<double>(basis.device(), nullptr, {}, kStream), kStream);
+    const Strips<double>& strips = weights.triangles.front();
+    const std::vector<double> kernels = to_host(strips.own_kernels);
     const std::vector<double> shifts = to_host(weights.shifts);
-    const index_t most = weights.strips.table.most;
+    const index_t most = strips.table.most;
     for (index_t head = 0; head < 4; ++head) {
       const auto h = static_cast<std::size_t>(head);
       const index_t count = basis.counts[h];
-      const StripLayout& layout = weights.strips.layouts[h];
+      const StripLayout& layout = strips.layouts[h];
       const index_t added = layout.count() - count;
       CHECK(layout.begin(0) == 0);
       double top = added > 0 ? 0 : -INFINITY;

@@ -81,7 +81,7 @@ std::vector<T> multiply(const RandomBasis<T>& basis, const Schedule& schedule, b
   const DeviceBuffer<E> from = to_device(x);
   const DeviceBuffer<T> to = to_device(std::vector<T>(
       static_cast<std::size_t>(basis.batch * basis.heads * outputs * channels), T(77)));
-  const Strips<T> strips = strips_of_basis(basis.device(), kStream);
+  const Strips<T> strips = strips_of_basis(basis.device(), {}, kStream);
   multiply_strips(
       strips, schedule, transpose,
       array_of(

@@ -161,7 +161,6 @@ def test_what_a_gpu_cannot_honour_is_refused(library, usable):
     cb.conv_attention(x, x, x, **good)
     assert [call[0] for call in usable] == ["recover_kernels", "conv_attention"]
     for name, value in [
-        ("is_causal", False),
         ("tol", 0.1),
         ("on_miss", "keep"),
         ("return_report", True),

@@ -49,20 +49,22 @@ def heads_error(got, want, row_error):
     return row_error(*(array.reshape(*array.shape[:2], -1) for array in (got, want)))
 
 
+@pytest.mark.parametrize("is_causal", [True, False])
 @pytest.mark.parametrize("layout", ["bhsd", "bshd"])
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(
     ("n", "options", "noisy_heads"),
     [(70, STRIPS, ()), (260, None, ()), (260, None, (1, 2, 6)), (260, None, range(8))],
 )
-def test_values_are_those_of_the_cpu(device, row_error, n, options, noisy_heads, dtype, layout):
+def test_values_are_those_of_the_cpu(
+    device, row_error, n, options, noisy_heads, dtype, layout, is_causal
+):
     arrays = problem(n, noisy_heads=noisy_heads)
     host = [array.astype(str(dtype)[6:]) for array in arrays[:3]]
-    want, report = cb.conv_attention(*host, is_causal=True, options=options, return_report=True)
+    call = {"is_causal": is_causal, "options": options}
+    want, report = cb.conv_attention(*host, return_report=True, **call)
     inputs, _ = on(device, arrays, dtype, layout)
-    got, exact_mask = conv_attention(
-        *inputs, is_causal=True, options=options, layout=layout, return_exact_mask=True
-    )
+    got, exact_mask = conv_attention(*inputs, layout=layout, return_exact_mask=True, **call)
     assert (got.device, got.dtype, got.is_contiguous()) == (device, dtype, True)
     assert exact_mask.device == device
     assert np.array_equal(exact_mask.cpu().numpy(), report.exact_mask)
@@ -78,13 +80,15 @@ def test_shared_heads_and_unseen_keys(device, qkv, row_error):
         assert row_error(as_array(got), cb.conv_attention(*host, **call)) < 1e-11
 
 
-@pytest.mark.parametrize("named", [{"is_causal": False}, {"tol": 1e-3}])
-def test_what_a_gpu_does_not_compute_is_refused(device, named):
+def test_what_a_gpu_does_not_compute_is_refused(device):
     inputs, _ = on(device, problem(), torch.float32)
-    with pytest.raises(NotImplementedError, match=f"{next(iter(named))} cannot be honoured"):
-        conv_attention(*inputs, **{"is_causal": True, **named})
+    with pytest.raises(NotImplementedError, match="tol cannot be honoured"):
+        conv_attention(*inputs, is_causal=True, tol=1e-3)
+    with pytest.raises(NotImplementedError, match="key differs in length from query"):
+        conv_attention(inputs[0], *(tensor[:, :, 1:] for tensor in inputs[1:]))
 
 
+@pytest.mark.parametrize("is_causal", [True, False])
 @pytest.mark.parametrize("gradient", ["basis", "attention"])
 @pytest.mark.parametrize("layout", ["bhsd", "bshd"])
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -92,10 +96,10 @@ def test_what_a_gpu_does_not_compute_is_refused(device, named):
     ("n", "options", "noisy_heads"), [(70, STRIPS, ()), (260, None, (1, 2, 6))]
 )
 def test_gradients_are_those_of_the_cpu(
-    device, row_error, n, options, noisy_heads, dtype, gradient, layout
+    device, row_error, n, options, noisy_heads, dtype, gradient, layout, is_causal
 ):
     arrays = problem(n, noisy_heads=noisy_heads)
-    call = {"is_causal": True, "options": options, "gradient": gradient}
+    call = {"is_causal": is_causal, "options": options, "gradient": gradient}
     host = [array.astype(str(dtype)[6:]) for array in arrays]
     want = cb.conv_attention_backward(*host, **call)
     inputs, weight = on(device, arrays, dtype, layout)
@@ -117,11 +121,12 @@ def test_keys_that_no_query_sees_have_gradient_zero(device, qkv):
     assert not v.grad[..., 12:, :].any()
 
 
+@pytest.mark.parametrize("is_causal", [True, False])
 @pytest.mark.parametrize("layout", ["bhsd", "bshd"])
-def test_gradcheck_through_strips(device, layout):
+def test_gradcheck_through_strips(device, layout, is_causal):
     arrays = [array[:1, :2] for array in problem(20)]
     inputs, _ = on(device, arrays, torch.float64, layout)
-    call = {"is_causal": True, "options": STRIPS, "layout": layout}
+    call = {"is_causal": is_causal, "options": STRIPS, "layout": layout}
     assert gradcheck(lambda *tensors: conv_attention(*tensors, **call), inputs)
 
 
