@@ -177,3 +177,27 @@ def device(request, monkeypatch):
     monkeypatch.setattr(_device_arrays, "is_on_device", is_on_device)
     monkeypatch.setattr(_device_arrays, "of_tensor", of_tensor)
     return torch.device("cpu")
+
+
+ERRORS = pytest.StashKey()
+
+
+@pytest.fixture
+def errors_by_stage(request, device):
+    """Where errors are kept for the table at the end: of a device, by stage and type."""
+    tables = request.config.stash.setdefault(ERRORS, {})
+    name = "emulated device"
+    if device.type == "cuda":
+        name = sys.modules["torch"].cuda.get_device_name(device)
+    return tables.setdefault(name, {})
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """The table of `test_errors_by_stage.py`."""
+    for device, stages in config.stash.get(ERRORS, {}).items():
+        types_seen = sorted({kind for errors in stages.values() for kind in errors})
+        terminalreporter.section(f"largest errors against the oracle, {device}")
+        terminalreporter.line("".join([" " * 34, *(f"{kind:>10}" for kind in types_seen)]))
+        for stage, errors in stages.items():
+            cells = (f"{errors[kind]:10.1e}" if kind in errors else " " * 10 for kind in types_seen)
+            terminalreporter.line("".join([f"{stage:<34}", *cells]))
