@@ -158,11 +158,12 @@ void polynomial_attention(View<const E, 4> query, View<const E, 4> key, View<con
 /// for it always run; where a head has no such row, their thread blocks end at once.
 ///
 /// dQ takes products with d (dv + 1) channels, dK as many transposed ones, dV and the forward pass
-/// dv: of n rows and rank r a head 8 n r d (dv + 1) FLOP and 8 n r dv, and if causal n b (d + c)
-/// next to the diagonal for each c channels. Products have c = 64 channels or a head's d, whichever
-/// is more, formed before and reduced after each; 12 to 16 bytes of float move for each channel of
-/// a row. Scratch: the gradients of each query head before they are summed, n (2 dv + 5) numbers a
-/// head, and what the products take, for as many heads at a time as 256 MiB hold, but at least one.
+/// dv: of n rows and rank r a head 8 n r d (dv + 1) FLOP and 8 n r dv. For each c channels, as many
+/// terms as 64 have room for, or one of d, come twice g n r for features, and if causal n b (d + c)
+/// next to the diagonal. Terms are formed before a product and summed after it; 12 to 16 bytes of
+/// float move for each channel of a row. Scratch: the gradients of each query head before they are
+/// summed, n (2 dv + 5) numbers a head, and what the products take, for as many heads at a time as
+/// 256 MiB hold, but at least one.
 template <class E>
 void polynomial_attention_backward(View<const E, 4> query, View<const E, 4> key,
                                    View<const E, 4> value, View<const E, 4> grad_output,
