@@ -96,6 +96,7 @@ struct Differentiate {
   static constexpr int kChannels = Tiles * kTile;
   static constexpr std::size_t kSharedBytes = sizeof(T) * (kOperands<T> + kTile * kTileStride);
   static_assert(kSharedBytes <= kMostShared);
+  static constexpr int kLeastBlocks = 1;
 
   Side<T> mine, other;
   Array<T> summed, out;

@@ -69,8 +69,17 @@ class Block {
   index_t index;
 };
 
+/// Kernels may ask for as many registers as leave room for kLeastBlocks of their thread blocks on a
+/// multiprocessor, where the compiler's own choice (0) would spill.
+template <class F>
+constexpr int kLeastBlocks = 0;
+template <class F>
+  requires(F::kLeastBlocks > 0)
+inline constexpr int kLeastBlocks<F> = F::kLeastBlocks;
+
 template <int Threads, class F>
-__global__ void __launch_bounds__(Threads) block_kernel(const __grid_constant__ F f) {
+__global__ void __launch_bounds__(Threads, kLeastBlocks<F>)
+    block_kernel(const __grid_constant__ F f) {
   extern __shared__ __align__(16) unsigned char memory[];
   f(Block<Threads>(memory));
 }
