@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
 #include "core/buffer.h"
 
@@ -11,6 +12,10 @@ namespace convbasis::cuda {
 namespace {
 
 constexpr index_t kMinBlock = 64, kMaxBlock = 8192;
+// Direct tiles sum a row's products one after another. Of more of them in float, what the sum loses
+// leaves hardly anything of the error that attention lets through, so that it would form every row
+// again, one by one.
+constexpr index_t kMostDirect = 4096;
 
 constexpr double kLaunches = 7;      // of one chunk of a level
 constexpr index_t kDirectTile = 64;  // outputs, and channels, of a direct tile
@@ -98,14 +103,16 @@ Schedule choose_schedule(std::span<const StripLayout> heads, index_t channels, i
   index_t rows = 1;
   for (const StripLayout& layout : heads) rows = std::max(rows, layout.rows);
   const auto whole = static_cast<index_t>(std::bit_ceil(static_cast<std::uint64_t>(rows)));
-  Schedule best{{}, std::max(whole, kMinBlock)};
-  double least = schedule_cost(heads, channels, element_size, best, model);
+  Schedule best;
+  double least = std::numeric_limits<double>::infinity();
   const auto consider = [&](Schedule schedule) {
+    if (schedule.diagonal > kMostDirect) return;
     const double cost = schedule_cost(heads, channels, element_size, schedule, model);
     if (cost >= least) return;
     least = cost;
     best = std::move(schedule);
   };
+  consider({{}, std::max(whole, kMinBlock)});
   for (index_t outer = kMinBlock; outer <= kMaxBlock && 2 * outer <= whole; outer *= 2) {
     consider({{{outer, whole}}, outer});
     for (index_t inner = kMinBlock; 2 * inner <= outer; inner *= 2)

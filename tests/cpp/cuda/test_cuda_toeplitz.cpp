@@ -196,6 +196,16 @@ TEST(schedules_have_levels_where_they_pay) {
   }
 }
 
+TEST(direct_sums_are_bounded_by_what_they_lose) {
+  // Cheap tiles and expensive windows would have all of a head in one block.
+  std::vector<index_t> starts;
+  for (index_t r = 0; r < 64; ++r) starts.push_back(80 * r);
+  for (const index_t n : {5500, 8192}) {
+    const std::vector<StripLayout> layouts{{n, n, starts}};
+    CHECK(choose_schedule(layouts, 64, 4, model_for(Element::bfloat16)).diagonal <= 4096);
+  }
+}
+
 TEST(half_precision_is_rounded_once) {
   // The sums of float, with weights of 16 bits, rounded to what the caller keeps: half an eps of
   // it.
