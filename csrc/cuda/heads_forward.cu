@@ -183,7 +183,10 @@ HeadsForward<T> attend_heads(const Triangles<T>& logits, const Array<T>& value, 
     if (!far.empty()) {
       for (const Level& level : far[i].levels)
         add_level_rounding(triangle, level, model.workspace, rounding, stream);
-      steady = std::max(steady, steady_loss(triangle, far[i], value.element));
+      // Sums over its near entries are those of spoiled rows too: their loss is no reason to be
+      // one.
+      const Schedule beyond{far[i].levels, 0};
+      steady = std::max(steady, steady_loss(triangle, beyond, Element::same));
     }
     if (i == 0) continue;
     add_array(all, reversed(product), numerator, stream);

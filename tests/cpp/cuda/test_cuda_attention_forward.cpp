@@ -2,6 +2,7 @@
 
 #include "convbasis/attention.h"
 #include "convbasis/cuda.h"
+#include "cuda/heads_forward.h"
 #include "device_arrays.h"
 
 using namespace convbasis;
@@ -94,6 +95,21 @@ TEST(rows_that_rounding_spoils_are_summed_directly) {
   CHECK_NEAR(huge.error(), 0.0, 1e-4);
   const Both<float> tiny(RandomBasis<float>(1, 1, 3, 700, 700, 7), 1, 3, 1e-36);
   CHECK_NEAR(tiny.error(), 0.0, 1e-4);
+}
+
+TEST(sums_that_spoiled_rows_have_too_spoil_no_row) {
+  // Near entries of the paper's gradient, one block of them all.
+  const index_t n = 6000, channels = 2;
+  const RandomBasis<float> basis(1, 1, 3, n, n, 4);
+  const DeviceBuffer<float> value = to_device(normal_numbers<float>(n * channels, 22, 1)),
+                            out(kStream, n * channels);
+  const Schedule near[] = {{{}, 8192}};
+  const HeadsForward<float> forward =
+      attend_heads<float>(triangles_of<float>(basis.device(), nullptr, {}, kStream),
+                          packed_array(value.data(), 1, n, channels),
+                          packed_array(out.data(), 1, n, channels), {}, true, near, kStream);
+  const std::vector<std::int32_t> spoiled = to_host(forward.spoiled);
+  CHECK(std::count(spoiled.begin(), spoiled.end(), 1) < n / 4);
 }
 
 TEST(attention_without_a_causal_mask_matches_the_cpu) {
