@@ -17,14 +17,15 @@ struct DiagonalTiles {
       2 * sizeof(T) * kDepth * kTile + sizeof(std::int32_t) * kTile;
   StripTable<T> strips;
   Array<T> x, y;
-  index_t diagonal, row_tiles, channel_tiles;
+  index_t diagonal;  // a power of two: a division would take as long as the products
+  index_t row_tiles, channel_tiles;
   bool transpose;
 
   /// Entry of the matrix that takes row `source` of x to row `output` of y.
   [[nodiscard]] CONVBASIS_DEVICE T weight(int head, int strip, index_t output,
                                           index_t source) const {
     const index_t lag = transpose ? source - output : output - source;
-    const bool inside = output / diagonal == source / diagonal && source < x.rows;
+    const bool inside = (output ^ source) < diagonal && source < x.rows;
     return strip >= 0 && lag >= 0 && inside && output < y.rows ? strips.kernel(head, strip)[lag]
                                                                : T(0);
   }
@@ -38,8 +39,8 @@ struct DiagonalTiles {
     const index_t output = rest % row_tiles * kTile;
     const int head = static_cast<int>(rest / row_tiles);
     const index_t past = output + kTile;  // the first output of the next tile
-    const index_t begin = transpose ? output : output / diagonal * diagonal;
-    index_t end = transpose ? (past + diagonal - 1) / diagonal * diagonal : past;
+    const index_t begin = transpose ? output : output & -diagonal;
+    index_t end = transpose ? (past + diagonal - 1) & -diagonal : past;
     if (end > x.rows) end = x.rows;
     if (!strips.is_listed(head)) end = begin;
     PerThread<TileSums<T>, kThreads> sums;
