@@ -28,6 +28,7 @@ def attend_exactly(
     if heads is not None and heads.size == np.prod(q.shape[:-2]):
         heads = None
     if q.package == "torch" and lse is None:
+        collapsed(name, "out", made)  # raises where torch would fill a copy of `out`
         by_torch(q.owner, k.owner, v.owner, made.owner, scale, is_causal, heads)
         return
     _core.cuda_exact_attention(

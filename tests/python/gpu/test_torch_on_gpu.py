@@ -195,6 +195,13 @@ def test_autocast_leaves_types_alone(device):
     torch.autograd.grad(got, inputs, weight)
 
 
+def test_an_output_that_torch_would_copy_is_refused(device):
+    inputs = [torch.ones(2, 3, 1, 8, 4, device=device)] * 3
+    out = torch.zeros(3, 2, 1, 8, 4, device=device).transpose(0, 1)
+    with pytest.raises(ValueError, match="out has leading dimensions that do not collapse"):
+        cb.exact_attention(*inputs, out=out)
+
+
 @pytest.mark.parametrize("num_kv_heads", [4, 2])
 def test_a_layer_trains(device, num_kv_heads):
     torch.manual_seed(0)
