@@ -20,12 +20,12 @@ class Table {
  public:
   explicit Table(Element element)
       : element_(element == Element::same ? 4 : 2), model_(model_for(element)) {
-    std::printf("%-28s %9s %9s %9s\n", "stage", "GB", "GFLOP", "ms");
+    std::printf("%-32s %9s %9s %9s\n", "stage", "GB", "GFLOP", "ms");
   }
   void add(const std::string& stage, double bytes, double flops, double rate) {
     const double time = bytes / model_.bytes + flops / rate;
     total_ += time;
-    std::printf("%-28s %9.2f %9.1f %9.2f\n", stage.c_str(), bytes / 1e9, flops / 1e9, time / 1e6);
+    std::printf("%-32s %9.2f %9.1f %9.2f\n", stage.c_str(), bytes / 1e9, flops / 1e9, time / 1e6);
   }
   void add(const std::string& stage, double bytes, double flops = 0) {
     add(stage, bytes, flops, model_.flops);
@@ -61,7 +61,7 @@ class Table {
   }
   void finish(double n) const {
     const double flash = 2 * kHeads * n * n * kChannels / kFlash;
-    std::printf("%-28s %29.2f\n%-28s %29.2f\n", "all of it", total_ / 1e6, "exact at 600 TFLOP/s",
+    std::printf("%-32s %29.2f\n%-32s %29.2f\n", "all of it", total_ / 1e6, "exact at 600 TFLOP/s",
                 flash / 1e6);
   }
 

@@ -24,8 +24,8 @@ struct SplitPair {
 }
 
 /// A thread block has kRows outputs, 16 a warp, and Tiles * 64 channels; inputs come kSources rows
-/// at a time. Weights are sums of two bfloat16s, and so are inputs of float16; what is left out is
-/// 2^-17 of a product.
+/// at a time. Weights are sums of two bfloat16s, and so are inputs of float16. What is left out is
+/// 2^-17 of a product; of float16 also the product of both lower parts, 2^-16.
 template <Element kElement, int Tiles>
 struct DiagonalHalves {
   static constexpr bool kSplit = kElement == Element::float16;

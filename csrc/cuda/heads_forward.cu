@@ -17,7 +17,8 @@ constexpr int kThreads = 256, kLanes = 8, kRows = kThreads / kLanes;
 template <class T>
 constexpr double kRoundingBudget = sizeof(T) == 4 ? 1e-4 : 2.5e-12;
 constexpr double kWorstRow = 8, kSteadyLoss = 0.15, kUsualLoss = 4;
-constexpr double kHalfLoss = 64;  // 2^-17, of weights on tensor cores
+// Of a product on tensor cores, 2^-17 and 3 * 2^-17: direct_half.cu.
+constexpr double kBFloat16Loss = 64, kFloat16Loss = 192;
 
 /// Divides rows of numerators by their sums, and flags those that rounding may have spoiled. Rows
 /// of heads that are left out are not written.
@@ -125,7 +126,9 @@ double steady_loss(const Strips<T>& weights, const Schedule& schedule, Element e
       pieces = std::max(pieces, most_pieces(layout, level));
     terms = std::max(terms, pieces + std::min(schedule.diagonal, layout.rows));
   }
-  const double usual = kUsualLoss + (element == Element::same ? 0 : kHalfLoss);
+  double usual = kUsualLoss;
+  if (element == Element::bfloat16) usual += kBFloat16Loss;
+  if (element == Element::float16) usual += kFloat16Loss;
   return (usual + kSteadyLoss * static_cast<double>(terms)) *
          static_cast<double>(std::numeric_limits<T>::epsilon());
 }

@@ -33,6 +33,35 @@ def starts_of(value: Any, lead: tuple[int, ...]) -> np.ndarray:
     return np.tile(starts, (*lead, 1)) if starts.ndim == 1 else starts
 
 
+def given_starts(
+    function: str, value: Any, dtype: np.dtype[Any], lead: tuple[int, ...], n: int, columns: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Starts as a caller names them for all columns of (n, columns) logits, and their numbers."""
+    starts = starts_of(value, lead)
+    counts = np.asarray((starts < n).sum(axis=-1))
+    k = starts.shape[-1] if starts.ndim else 0
+    if starts.size > 0 and starts.max() > n:
+        raise wrong(
+            function,
+            "starts",
+            "has columns outside the matrix",
+            f"0 to {columns - 1}, padded with {n}",
+            starts.max(),
+        )
+    kernels = np.broadcast_to(dtype.type(0), (*lead, k, n))
+    check_strips(starts, counts, kernels, columns, function)
+    if columns > 0 and counts.size > 0 and (k == 0 or (starts[..., 0] > 0).any()):
+        raise wrong(
+            function,
+            "starts",
+            "leaves out column 0, and keys before the first strip would count as if their logits "
+            "were 0",
+            "0 first, for each head",
+            "no starts" if k == 0 else starts[..., 0].max(),
+        )
+    return starts, counts
+
+
 def check(
     starts: np.ndarray,
     num_bases: np.ndarray,
@@ -74,12 +103,18 @@ def completeness(complete: Any, num_bases: np.ndarray) -> np.ndarray:
     return array
 
 
-def check_strips(starts: np.ndarray, num_bases: np.ndarray, kernels: Any, num_columns: Any) -> None:
+def check_strips(
+    starts: np.ndarray,
+    num_bases: np.ndarray,
+    kernels: Any,
+    num_columns: Any,
+    function: str = NAME,
+) -> None:
     """The rules for where strips begin and the type of `kernels`, wherever these lie."""
     *lead, k, n = kernels.shape
     if kernels.dtype not in (np.float32, np.float64):
         raise wrong(
-            NAME,
+            function,
             "kernels",
             "has an unsupported dtype",
             "float32 or float64",
@@ -88,22 +123,26 @@ def check_strips(starts: np.ndarray, num_bases: np.ndarray, kernels: Any, num_co
         )
     if starts.shape != (*lead, k):
         raise wrong(
-            NAME, "starts", "does not match kernels", f"shape {(*lead, k)}", f"shape {starts.shape}"
+            function,
+            "starts",
+            "does not match kernels",
+            f"shape {(*lead, k)}",
+            f"shape {starts.shape}",
         )
     if num_bases.shape != tuple(lead):
         raise wrong(
-            NAME,
+            function,
             "num_bases",
             "does not match kernels",
             f"shape {tuple(lead)}",
             f"shape {num_bases.shape}",
         )
-    columns = integer(NAME, "num_columns", num_columns, minimum=0)
+    columns = integer(function, "num_columns", num_columns, minimum=0)
     if columns > n:
-        raise wrong(NAME, "num_columns", "exceeds the rows", f"at most {n}", columns)
+        raise wrong(function, "num_columns", "exceeds the rows", f"at most {n}", columns)
     if np.any((num_bases < 0) | (num_bases > k)):
         raise wrong(
-            NAME,
+            function,
             "num_bases",
             "is out of range",
             f"0 to {k}",
@@ -112,7 +151,7 @@ def check_strips(starts: np.ndarray, num_bases: np.ndarray, kernels: Any, num_co
     used = np.arange(k) < num_bases[..., None]
     if np.any(used & ((starts < 0) | (starts >= columns))):
         raise wrong(
-            NAME,
+            function,
             "starts",
             "has columns outside the matrix",
             f"0 to {columns - 1}",
@@ -120,7 +159,7 @@ def check_strips(starts: np.ndarray, num_bases: np.ndarray, kernels: Any, num_co
         )
     if np.any(used[..., 1:] & (np.diff(starts, axis=-1) <= 0)):
         raise wrong(
-            NAME,
+            function,
             "starts",
             "does not increase",
             "strictly increasing columns",
@@ -128,7 +167,7 @@ def check_strips(starts: np.ndarray, num_bases: np.ndarray, kernels: Any, num_co
         )
     if np.any(starts[~used] != n):
         raise wrong(
-            NAME,
+            function,
             "starts",
             "is not padded with n",
             f"{n} after the first num_bases",

@@ -72,11 +72,9 @@ def form_basis(
 def given_starts(starts: Any, query: DeviceArray, columns: int) -> Starts:
     """Strips as the caller names them, all of them."""
     *lead, n, _ = query.shape
-    begin = _basis_rules.starts_of(starts, tuple(lead))
-    counts = np.asarray((begin < n).sum(axis=-1))
-    k = begin.shape[-1] if begin.ndim else 0
-    kernels = np.broadcast_to(_gpu_calls.compute_dtype(query).type(0), (*lead, k, n))
-    _basis_rules.check_strips(begin, counts, kernels, columns)
+    begin, counts = _basis_rules.given_starts(
+        "recover_basis", starts, _gpu_calls.compute_dtype(query), tuple(lead), n, columns
+    )
     begin, counts = _layout.collapse(begin, 1), _layout.collapse(counts, 0)
     return Starts(begin, counts, np.ones(counts.shape, bool), False)
 

@@ -54,9 +54,8 @@ def float_array(function: str, name: str, value: object, *, min_ndim: int) -> np
             raise wrong(
                 function,
                 name,
-                "is on a GPU, and arrays beside it or this function are not",
-                "all arrays on the host, or conv_attention, conv_matmul or recover_basis "
-                "with all of them on a GPU",
+                "is on a GPU, where this function computes nothing, or other arrays are not",
+                f"NumPy arrays, or all arrays of {function} on one GPU if it takes them there",
                 f"{type(value).__module__}.{type(value).__name__}",
                 TypeError,
             )

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from . import _basis_rules, _core, _gpu_calls, _layout, _validate
-from ._device_arrays import DeviceArray, Native, collapsed
+from ._device_arrays import DeviceArray, Native, collapsed, is_on_device
 from .basis import ConvBasis
 
 NAME = "GpuBasis"
@@ -58,6 +58,15 @@ class GpuBasis(ConvBasis):
         complete: Any = True,
         scale: float | None = None,
     ) -> None:
+        if not is_on_device(kernels):
+            raise _validate.wrong(
+                NAME,
+                "kernels",
+                "is not on a GPU",
+                "an array on one (a ConvBasis has NumPy arrays)",
+                type(kernels).__name__,
+                TypeError,
+            )
         device = _gpu_calls.usable(NAME, [("kernels", kernels)])[0]
         if device.ndim < 2:
             raise _validate.wrong(

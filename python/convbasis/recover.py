@@ -147,14 +147,12 @@ def form_strips(
 
 def given_starts(starts: Any, query: np.ndarray, query4: np.ndarray, key4: np.ndarray) -> Starts:
     """Strips as the caller names them, all of them."""
-    n = query.shape[-2]
-    starts = _basis_rules.starts_of(starts, query.shape[:-2])
-    num_bases = np.asarray((starts < n).sum(axis=-1))
-    k = starts.shape[-1] if starts.ndim else 0
-    shape = np.broadcast_to(query4.dtype.type(0), (*query.shape[:-2], k, n))
-    _basis_rules.check_strips(starts, num_bases, shape, key4.shape[2])
-    lead = query4.shape[:2]
-    return Starts(starts.reshape(*lead, k), num_bases.reshape(lead), np.ones(lead, bool), False)
+    of_heads, lead = query.shape[:-2], query4.shape[:2]
+    begin, num_bases = _basis_rules.given_starts(
+        "recover_basis", starts, query4.dtype, of_heads, query.shape[-2], key4.shape[2]
+    )
+    k = begin.shape[-1]
+    return Starts(begin.reshape(*lead, k), num_bases.reshape(lead), np.ones(lead, bool), False)
 
 
 def recover_basis(
@@ -175,13 +173,14 @@ def recover_basis(
 
     Parameters
     ----------
-    query : ndarray, shape (..., n, d)
+    query : ndarray, or array on a GPU, shape (..., n, d)
         float32, float64, float16 or bfloat16 (the last two are computed in float32).
-    key : ndarray, shape (..., n_kv, d)
+    key : as query, shape (..., n_kv, d)
         Same dtype. Keys past the last query row are seen by no query and not looked at.
     starts : array_like of int, shape (..., k) or (k,), optional
-        First columns of the strips of each head, or of all, increasing and padded with n: kernels
-        are formed for these, and nothing is looked for. On a GPU the call then waits for nothing.
+        First columns of the strips of each head, or of all, increasing from 0 on and padded with
+        n: kernels are formed for these, and nothing is looked for. On a GPU the call then waits
+        for nothing.
     scale : float, optional
         Default ``1 / sqrt(d)``. The basis remembers it, see ``ConvBasis.scale``.
     enable_gqa : bool
@@ -199,7 +198,7 @@ def recover_basis(
     Raises
     ------
     ValueError, TypeError
-        If shapes or dtypes do not match, or an entry is not finite.
+        If shapes or dtypes do not match, `starts` do not fit, or an entry is not finite.
 
     Notes
     -----

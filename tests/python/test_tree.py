@@ -105,3 +105,15 @@ def test_version_is_written_once():
 
     line = (ROOT / "csrc/include/convbasis/version.h").read_text()
     assert f'#define CONVBASIS_VERSION "{convbasis.__version__}"' in line
+
+
+def test_what_judging_costs_is_what_is_judged():
+    from convbasis import _judged_blocks
+
+    core = (ROOT / "csrc/cpu/calibrate.cpp").read_text()
+    for name, judged in [
+        ("kRowsPerJudged", _judged_blocks.ROWS_PER_JUDGED),
+        ("kMostJudged", _judged_blocks.MOST_JUDGED),
+    ]:
+        (value,) = re.findall(rf"\b{name} = (\d+)", core)
+        assert int(value) == judged

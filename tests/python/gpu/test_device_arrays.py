@@ -195,13 +195,38 @@ def test_leading_dimensions_that_need_a_copy_are_refused(library):
         _device_arrays.collapsed(NAME, "x", array)
 
 
-@pytest.mark.parametrize("starts", [[2, 1, 9], [0, 9, 9, 12], [-1, 9, 9]])
-def test_given_starts_have_to_be_starts(starts):
+@pytest.mark.parametrize(
+    ("starts", "fault"),
+    [
+        ([0, 2, 1, 9], "does not increase"),
+        ([0, 9, 9, 12], "has columns outside the matrix; expected 0 to 8, padded with 9; got 12"),
+        ([-1, 9, 9], "has columns outside"),
+        ([3, 4, 9], "leaves out column 0, .* expected 0 first, for each head; got 3"),
+        ([9], "leaves out column 0"),
+        ([], "leaves out column 0"),
+        ([[0, 3]], "does not match kernels"),
+    ],
+)
+def test_given_starts_have_to_be_starts(starts, fault):
     x = np.ones((9, 2))
-    with pytest.raises(ValueError, match="starts"):
+    with pytest.raises(ValueError, match=rf"\[recover_basis\] starts {fault}"):
         cb.recover_basis(x, x, starts=starts)
     with pytest.raises(ValueError, match="options is given together with starts"):
         cb.recover_basis(x, x, starts=[0], options=cb.RecoverOptions())
+
+
+def test_host_arrays_are_no_kernels_of_a_gpu():
+    with pytest.raises(TypeError, match="kernels is not on a GPU; expected an array on one"):
+        cb.GpuBasis([0], 1, np.ones((1, 4)))
+
+
+def test_the_array_on_a_gpu_is_named(library):
+    host, other = np.ones((4, 2)), library().put(np.ones((4, 2)))
+    for at, name in enumerate(["query", "key", "value"]):
+        arrays = [host] * 3
+        arrays[at] = other
+        with pytest.raises(NotImplementedError, match=f"{name} is on a GPU, which cannot be used"):
+            cb.conv_attention(*arrays, is_causal=True)
 
 
 def test_given_starts_are_those_that_would_be_found():
