@@ -12,10 +12,10 @@ namespace convbasis::cuda {
 namespace {
 
 constexpr index_t kMinBlock = 64, kMaxBlock = 8192;
-// Direct tiles sum a row's products one after another. Of more of them in float, what the sum loses
-// leaves hardly anything of the error that attention lets through, so that it would form every row
-// again, one by one.
-constexpr index_t kMostDirect = 4096;
+// Direct tiles sum a row's products one after another. In float a longer sum, most of all of
+// products with 16-bit weights, leaves too little of the error that attention lets through: it
+// would form every row again, one by one.
+constexpr index_t kMostDirect = 2048;
 
 constexpr double kLaunches = 7;      // of one chunk of a level
 constexpr index_t kDirectTile = 64;  // outputs, and channels, of a direct tile
