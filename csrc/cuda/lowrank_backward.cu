@@ -121,7 +121,8 @@ void add_by_degree(const CallHeads& heads, std::span<const HeadPolynomial> polyn
     const index_t bytes =
         gradient_bytes(gradient, monomials.table(), static_cast<index_t>(listed.size()));
     for_each_part(listed, bytes, [&](std::span<const index_t> part) {
-      const LowRankTokens<T> tokens(part, polynomials, operands.query, operands.key, operands.value,
+      // Values have units already, and what is multiplied here has them in it.
+      const LowRankTokens<T> tokens(part, polynomials, operands.query, operands.key, {},
                                     operands.keys(), operands.scale, nullptr, stream);
       add_gradients(gradient, tokens.heads(), monomials.table(), stream);
     });

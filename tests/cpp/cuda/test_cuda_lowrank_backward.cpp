@@ -177,6 +177,18 @@ TEST(gradients_of_numbers_far_from_1_match_the_cpu) {
   }
 }
 
+TEST(gradients_of_small_values_by_small_weights_match_the_cpu) {
+  // Rows' shares are as large as their weights are small, whatever values are.
+  Problem<float> problem({1, 1, 1, 300, 300, 3, 4}, true);
+  Problem<float>::scale(problem.value, 0x1p-110F);
+  for (double& coefficient : problem.polynomials[0].coefficients) coefficient *= 0x1p-50;
+  for (GradientArray<float>* grad : {&problem.grad_query, &problem.grad_key, &problem.grad_value}) {
+    *grad = GradientArray<float>(grad->shape, 0);
+    grad->least = std::numeric_limits<double>::min();
+  }
+  CHECK_NEAR(problem.error(), 0.0, kRoundings);
+}
+
 TEST(heads_with_exact_rows_or_without_positive_weight_are_differentiated_exactly) {
   for (const bool is_causal : {false, true}) {
     Problem<float> problem({1, 6, 2, 300, 300, 3, 20}, is_causal);
