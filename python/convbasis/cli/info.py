@@ -21,7 +21,7 @@ OPTIONAL = {
     "ml_dtypes": "bfloat16 arrays",
     "scipy": "FFT methods to compare with in 'convbasis bench'",
     "torch": "convbasis.torch, and the baseline of 'convbasis bench' and 'demo'",
-    "transformers": "examples/real_model.py",
+    "transformers": "convbasis.transformers",
 }
 
 EPILOG = """\
