@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from . import _core, _validate
-from ._device_arrays import DeviceArray, contiguous, device_array, is_on_device
+from ._device_arrays import DeviceArray, any_on_device, contiguous, device_array
 from ._validate import wrong
 
 
@@ -17,7 +17,7 @@ def usable(function: str, named: Sequence[tuple[str, Any]]) -> list[DeviceArray]
     """All arrays of a call, of one library and on one device, where this build can use them."""
     missing = _core.cuda_why_unavailable()
     if missing:
-        name, value = next((pair for pair in named if is_on_device(pair[1])), named[0])
+        name, value = next((pair for pair in named if any_on_device(pair[1])), named[0])
         raise wrong(
             function,
             name,

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from . import _basis_rules, _core, _gpu_calls, _layout, _validate
-from ._device_arrays import DeviceArray, Native, collapsed, is_on_device
+from ._device_arrays import DeviceArray, Native, any_on_device, collapsed
 from .basis import ConvBasis
 
 NAME = "GpuBasis"
@@ -58,7 +58,7 @@ class GpuBasis(ConvBasis):
         complete: Any = True,
         scale: float | None = None,
     ) -> None:
-        if not is_on_device(kernels):
+        if not any_on_device(kernels):
             raise _validate.wrong(
                 NAME,
                 "kernels",
