@@ -199,8 +199,8 @@ def advice(results: Results) -> list[str]:
         '`attn_implementation="conv_basis"` | the table below |',
         "| the same, short inputs or decoding alone | what you have | nothing to gain: one row "
         "at a time is linear already |",
-        "| not causal, sliding windows, training, GPUs | what you have | `CalibrateOptions` raises; "
-        "plain strips know all but windows |",
+        "| not causal, sliding windows, training, GPUs | what you have | `CalibrateOptions` "
+        "raises; plain strips know all but windows |",
         "| small heads, small logits | `polynomial_attention` | [polynomial.md](polynomial.md) |",
         "",
         "## A pretrained language model",
