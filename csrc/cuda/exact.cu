@@ -15,6 +15,7 @@ struct Attend {
   static constexpr int kChannels = Tiles * kTile;
   static constexpr std::size_t kSharedBytes = sizeof(T) * (kOperands<T> + Softmax::kElements);
   static_assert(kSharedBytes <= kMostShared);
+  static constexpr int kLeastBlocks = sizeof(T) == 8 ? 1 : 0;  // see launch.h
 
   Softmax softmax;
   Array<T> value, out, lse;
@@ -39,21 +40,31 @@ struct Attend {
     });
     for (index_t first = 0; first < end; first += kTile) {
       softmax.form_weights(block, head, row, first, operands, shared, rows);
-      shrink(block, shared.shrink, sums);
+      Sums of_tile;  // one long sum would lose more with each key
+      block.lanes([&](int t) {
+        CONVBASIS_UNROLL
+        for (int i = 0; i < Tiles; ++i) of_tile[t].tile[i].clear();
+      });
       add_weighted_rows<Tiles>(block, shared.weights, head, value, first, end, channel, operands,
-                               sums);
+                               of_tile);
+      add(block, shared.shrink, of_tile, sums);
     }
     finish(block, head, row, channel, operands, rows, sums);
   }
 
-  static CONVBASIS_DEVICE void shrink(Block<kTileThreads>& block, const T* factors, Sums& sums) {
-    block.each(kTileThreads, [&](int t) {
+  /// sums = factors * sums + of_tile.
+  static CONVBASIS_DEVICE void add(Block<kTileThreads>& block, const T* factors, Sums& of_tile,
+                                   Sums& sums) {
+    block.lanes([&](int t) {
       CONVBASIS_UNROLL
       for (int r = 0; r < kTileRows; ++r) {
         const T factor = factors[tile_row(t) + r];
         CONVBASIS_UNROLL
         for (int i = 0; i < Tiles; ++i) CONVBASIS_UNROLL
-        for (int c = 0; c < kQuad; ++c) sums[t].tile[i].of[r][c] *= factor;
+        for (int c = 0; c < kQuad; ++c) {
+          T& sum = sums[t].tile[i].of[r][c];
+          sum = factor * sum + of_tile[t].tile[i].of[r][c];
+        }
       }
     });
   }

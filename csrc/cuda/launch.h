@@ -74,7 +74,7 @@ class Block {
 template <class F>
 constexpr int kLeastBlocks = 0;
 template <class F>
-  requires(F::kLeastBlocks > 0)
+  requires requires { F::kLeastBlocks; }
 inline constexpr int kLeastBlocks<F> = F::kLeastBlocks;
 
 template <int Threads, class F>

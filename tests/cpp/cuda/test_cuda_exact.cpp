@@ -80,6 +80,19 @@ TEST(exact_attention_matches_the_cpu) {
     }
 }
 
+TEST(long_sums_lose_little) {
+  // Each addition of equal numbers errs in the same direction.
+  const index_t keys = 32768;
+  const DeviceBuffer<float> zeros = to_device(std::vector<float>(keys)), out(kStream, 1);
+  const DeviceBuffer<float> value = to_device(std::vector<float>(keys, 0.1F));
+  cuda::exact_attention<float>(contiguous_view<const float, 4>(zeros.data(), {1, 1, 1, 1}),
+                               contiguous_view<const float, 4>(zeros.data(), {1, 1, keys, 1}),
+                               contiguous_view<const float, 4>(value.data(), {1, 1, keys, 1}),
+                               contiguous_view<float, 4>(out.data(), {1, 1, 1, 1}), {}, {}, {},
+                               kStream);
+  CHECK_NEAR(static_cast<double>(to_host(out)[0]) / static_cast<double>(0.1F), 1.0, 1e-5);
+}
+
 TEST(channels_of_any_number_match_the_cpu) {
   for (const index_t channels : {0, 1, 64, 65, 128, 129, 200}) {
     const Both<float> single({1, 2, 1, 70, 70, channels + 1, channels}, true);
