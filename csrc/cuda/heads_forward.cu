@@ -25,6 +25,7 @@ constexpr double kBFloat16Loss = 64, kFloat16Loss = 192;
 template <class T>
 struct Divide {
   static constexpr std::size_t kSharedBytes = sizeof(double) * kThreads;
+  static constexpr int kLeastBlocks = 4;
   StripTable<T> weights;
   Array<T> numerator, out, lse;
   const double *sums, *errors, *errors_of_ones, *peaks;  // errors_of_ones: null, or judged too

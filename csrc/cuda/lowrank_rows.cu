@@ -12,6 +12,7 @@ template <class T, class Tile, int Width>
 struct AttendRows {
   static constexpr int kCoefficients = kMostDegree + 1;
   static constexpr std::size_t kSharedBytes = Tile::kSharedBytes + sizeof(T) * kCoefficients;
+  static constexpr int kLeastBlocks = 1;
   using Sums = PerThread<typename Tile::Sums, kTileThreads>;
   struct Shared {
     T *left, *right, *coefficients;

@@ -23,6 +23,7 @@ enum Header { kCount, kComplete, kSeenFinite, kHeader };
 template <class T>
 struct FindStrips {
   static constexpr std::size_t kSharedBytes = sizeof(T) * kThreads;
+  static constexpr int kLeastBlocks = 4;
   ColumnHeads<T> heads;
   Way way;
   double threshold;

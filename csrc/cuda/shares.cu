@@ -65,6 +65,7 @@ struct ChooseUnits {
 template <class T>
 struct DivideRows {
   static constexpr std::size_t kSharedBytes = sizeof(double) * kThreads;
+  static constexpr int kLeastBlocks = 4;
   Array<T> grad_output, output;
   const double* means;
   index_t group;
