@@ -93,6 +93,7 @@ struct Side {
 template <class T, int Tiles>
 struct Differentiate {
   using Dots = PerThread<TileSums<T>, kTileThreads>;
+  using Sums = PerThread<WideSums<T, Tiles>, kTileThreads>;
   static constexpr int kChannels = Tiles * kTile;
   static constexpr std::size_t kSharedBytes = sizeof(T) * (kOperands<T> + kTile * kTileStride);
   static_assert(kSharedBytes <= kMostShared);
@@ -125,22 +126,34 @@ struct Differentiate {
     const std::int32_t last_head = of_keys() ? groups[group + 1] : single + 1;
     if (only != nullptr && only[heads[first_head]] == 0) return;
 
-    PerThread<WideSums<T, Tiles>, kTileThreads> sums;
-    block.each(kTileThreads, [&](int t) {
-      CONVBASIS_UNROLL
-      for (int i = 0; i < Tiles; ++i) sums[t].tile[i].clear();
-    });
+    Sums sums;
+    block.lanes([&](int t) { clear(sums[t]); });
     for (std::int32_t h = first_head; h < last_head; ++h) {
       const index_t head = heads[h];
       for (index_t first = begin; first < end; first += kTile) {
         form_weights(block, head, row, first, operands, weights);
-        add_weighted_rows<Tiles>(block, weights, head, summed, first, end, channel, operands, sums);
+        Sums of_tile;  // one long sum would lose more with each row
+        block.lanes([&](int t) { clear(of_tile[t]); });
+        add_weighted_rows<Tiles>(block, weights, head, summed, first, end, channel, operands,
+                                 of_tile);
+        block.lanes([&](int t) { add(of_tile[t], sums[t]); });
       }
     }
     block.each(kTileThreads, [&](int t) {
       store_rows(t, heads[first_head], out, row, channel, sums[t],
                  [&](int) { return by_value ? T(1) : scale; });
     });
+  }
+
+  static CONVBASIS_DEVICE void clear(WideSums<T, Tiles>& sums) {
+    CONVBASIS_UNROLL
+    for (int i = 0; i < Tiles; ++i) sums.tile[i].clear();
+  }
+  static CONVBASIS_DEVICE void add(const WideSums<T, Tiles>& from, WideSums<T, Tiles>& to) {
+    CONVBASIS_UNROLL
+    for (int i = 0; i < Tiles; ++i) CONVBASIS_UNROLL
+    for (int r = 0; r < kTileRows; ++r) CONVBASIS_UNROLL
+    for (int c = 0; c < kQuad; ++c) to.tile[i].of[r][c] += from.tile[i].of[r][c];
   }
 
   /// weights(j, i) = f, or dS, where row `row` + i of this side meets row `first` + j of the other.

@@ -107,6 +107,25 @@ TEST(gradients_match_the_cpu) {
     }
 }
 
+TEST(long_sums_of_gradients_lose_little) {
+  // Each addition of equal numbers errs in the same direction.
+  const index_t rows = 32768;
+  const DeviceBuffer<float> zeros = to_device(std::vector<float>(rows)), of_query(kStream, rows),
+                            of_key(kStream, 1), of_value(kStream, 1);
+  const DeviceBuffer<float> grads = to_device(std::vector<float>(rows, 0.1F));
+  const std::array<index_t, 4> queries{1, 1, rows, 1}, keys{1, 1, 1, 1};
+  const auto in = [](const DeviceBuffer<float>& array, const std::array<index_t, 4>& shape) {
+    return contiguous_view<const float, 4>(array.data(), shape);
+  };
+  cuda::exact_attention_backward<float>(
+      in(zeros, queries), in(zeros, keys), in(zeros, keys), in(grads, queries),
+      contiguous_view<float, 4>(of_query.data(), queries),
+      contiguous_view<float, 4>(of_key.data(), keys),
+      contiguous_view<float, 4>(of_value.data(), keys), {}, {}, kStream);
+  const double want = static_cast<double>(0.1F) * static_cast<double>(rows);
+  CHECK_NEAR(static_cast<double>(to_host(of_value)[0]) / want, 1.0, 1e-5);
+}
+
 TEST(gradients_of_any_number_of_channels_match_the_cpu) {
   for (const index_t channels : {0, 1, 64, 65, 128, 129, 200}) {
     CHECK_NEAR(Both<float>({1, 2, 1, 70, 70, channels + 1, channels}, true).error(), 0.0,
