@@ -286,6 +286,9 @@ void register_cuda(py::module_& module) {
   using py::arg;
   module.def("cuda_why_unavailable", &cuda::why_unavailable);
   module.def("cuda_device_of", &device_of, arg("address"));
+  module.def(
+      "cuda_wait", [](const StreamTuple& stream) { cuda::wait(stream_of(stream)); }, arg("stream"),
+      py::call_guard<py::gil_scoped_release>());
   module.def("cuda_clear", &clear, arg("address"), arg("num_bytes"), arg("stream"));
   module.def("cuda_conv_matmul", &matmul, arg("basis"), arg("x"), arg("out"), arg("transpose"),
              arg("stream"));

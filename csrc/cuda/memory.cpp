@@ -20,4 +20,9 @@ void clear(const Stream& stream, void* memory, std::size_t bytes) {
   fill_zero(stream, memory, bytes);
 }
 
+void wait(const Stream& stream) {
+  const DeviceGuard guard(stream.device);
+  synchronize(stream);
+}
+
 }  // namespace convbasis::cuda

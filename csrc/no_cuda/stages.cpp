@@ -12,6 +12,7 @@ namespace {
 }  // namespace
 
 std::shared_ptr<void> make_memory(const Stream&, std::size_t) { refuse("make_memory"); }
+void wait(const Stream&) { refuse("wait"); }
 void order(const Stream&, void*) { refuse("order"); }
 void clear(const Stream&, void*, std::size_t) { refuse("clear"); }
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from dataclasses import dataclass
 from typing import Any
+
+from . import _core
 
 #: Kinds of devices whose memory CUDA kernels may use: CUDA and CUDA managed.
 CUDA_KINDS = (2, 13)
@@ -37,14 +40,24 @@ class _Tensor(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Borrowed:
-    """An array of another library. The capsule is never consumed: it lets go when it dies."""
+    """An array of another library. The capsule is never consumed: it lets go when it dies.
+
+    The library may then give the memory to other work at once, so that work on `stream` is waited
+    for before.
+    """
 
     capsule: object
+    stream: int
     address: int
     shape: tuple[int, ...]
     strides: tuple[int, ...] | None  # in elements; None = C-contiguous
     dtype: str
     device: int
+
+    def __del__(self) -> None:
+        if not _core.cuda_why_unavailable():
+            with contextlib.suppress(RuntimeError):  # at the end of a process CUDA may be gone
+                _core.cuda_wait((self.device, self.stream))
 
 
 def is_on_device(value: Any) -> bool:
@@ -64,6 +77,7 @@ def borrow(value: Any, stream: int) -> Borrowed:
     dtype = DTYPES.get((tensor.code, tensor.bits)) if tensor.lanes == 1 else None
     return Borrowed(
         capsule,
+        stream,
         (tensor.data or 0) + tensor.byte_offset,
         tuple(tensor.shape[axis] for axis in axes),
         tuple(tensor.strides[axis] for axis in axes) if tensor.strides else None,

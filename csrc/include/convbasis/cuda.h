@@ -15,10 +15,9 @@
 ///
 /// - Every View is of device memory, except starts and num_bases of a basis, which the schedule
 ///   needs, and which are host memory that may change as soon as the call returns.
-/// - Work is enqueued on the caller's stream. Nothing here but recover_starts and logit_range waits
-/// for it, so
-///   errors of the device itself appear at the caller's next synchronisation. Scratch is taken from
-///   and given back to the device's memory pool in the order of the stream.
+/// - Work is enqueued on the caller's stream. Nothing here but wait, recover_starts and logit_range
+///   waits for it, so errors of the device itself appear at the caller's next synchronisation.
+///   Scratch is taken from and given back to the device's memory pool in the order of the stream.
 /// - E is float, double, Float16 or BFloat16. Sums and kernels are double for double, else float.
 /// - Any other call may be captured into a CUDA graph after it has run once with the same sizes,
 ///   which makes plans and handles. The graph then holds starts and num_bases as they were.
@@ -37,6 +36,9 @@ struct Stream {
 
 /// Fills memory of a device with zeros.
 void clear(const Stream& stream, void* memory, std::size_t bytes);
+
+/// Waits for all work that is on the stream by now.
+void wait(const Stream& stream);
 
 /// What is enqueued on `then`, a cudaStream_t, from now on waits for what is on `first` by now.
 void order(const Stream& first, void* then);

@@ -76,6 +76,16 @@ def test_dlpack_is_read_from_its_capsule(dlpack_array):
         _device_arrays.device_array(NAME, "x", dlpack_array(np.zeros(3, np.int32)))
 
 
+def test_borrowed_memory_goes_back_when_the_work_on_it_is_done(dlpack_array, monkeypatch):
+    waits = []
+    monkeypatch.setattr(_core, "cuda_why_unavailable", lambda: "")
+    monkeypatch.setattr(_core, "cuda_wait", waits.append)
+    array = _device_arrays.device_array(NAME, "x", dlpack_array(np.ones(3)))
+    assert waits == []
+    del array
+    assert waits == [(0, _device_arrays.LEGACY_DEFAULT)]
+
+
 def test_torch_tensors_name_their_current_stream(monkeypatch):
     class Tensor:
         is_cuda, requires_grad, layout, dtype = True, False, "strided", "torch.bfloat16"
