@@ -24,11 +24,13 @@
 #include "cuda/check.h"
 #define CONVBASIS_DEVICE __device__ __forceinline__
 #define CONVBASIS_UNROLL _Pragma("unroll")
+#define CONVBASIS_NO_UNROLL _Pragma("unroll 1")
 #else
 #include <cmath>
 #include <vector>
 #define CONVBASIS_DEVICE inline
 #define CONVBASIS_UNROLL
+#define CONVBASIS_NO_UNROLL
 #endif
 
 namespace convbasis::cuda {

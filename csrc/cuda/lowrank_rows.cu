@@ -130,6 +130,8 @@ struct AttendRows {
         CONVBASIS_UNROLL
         for (int r = 0; r < kTileRows; ++r) {
           T weight = 0;
+          // Unrolled, doubles would spill on sm_80.
+          CONVBASIS_NO_UNROLL
           for (int p = static_cast<int>(heads.degree); p >= 0; --p)
             weight = weight * dots[t].of[r][k] + shared.coefficients[p];
           const bool seen = first + key <= place.row + Tile::row(t) + r;
