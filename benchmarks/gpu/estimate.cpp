@@ -22,13 +22,12 @@ class Table {
       : element_(element == Element::same ? 4 : 2), model_(model_for(element)) {
     std::printf("%-32s %9s %9s %9s\n", "stage", "GB", "GFLOP", "ms");
   }
-  void add(const std::string& stage, double bytes, double flops, double rate) {
-    const double time = bytes / model_.bytes + flops / rate;
+  void print(const std::string& stage, double bytes, double flops, double time) {
     total_ += time;
     std::printf("%-32s %9.2f %9.1f %9.2f\n", stage.c_str(), bytes / 1e9, flops / 1e9, time / 1e6);
   }
   void add(const std::string& stage, double bytes, double flops = 0) {
-    add(stage, bytes, flops, model_.flops);
+    print(stage, bytes, flops, bytes / model_.bytes + flops / model_.flops);
   }
 
   /// Everything before the products, each number of `rows` rows of `channels` named by its bytes.
@@ -42,18 +41,23 @@ class Table {
     add("normalize: row sums", 2 * 4 * lags + 8 * kHeads * n);
     add("rounding: rows of values", rows * element_);
   }
+  /// Their times sum to the schedule's cost.
   void add_products(const std::vector<StripLayout>& layouts, const Schedule& schedule) {
     const DirectWork direct = direct_work(layouts, kChannels, 4, schedule.diagonal);
-    add("direct tiles of " + std::to_string(schedule.diagonal), direct.bytes, direct.flops,
-        model_.direct_flops);
+    const Schedule tiles{{}, schedule.diagonal};
+    print("direct tiles of " + std::to_string(schedule.diagonal), direct.bytes, direct.flops,
+          schedule_cost(layouts, static_cast<index_t>(kChannels), 4, tiles, model_));
     for (const Level& level : schedule.levels) {
       const LevelWork work = level_work(layouts, kChannels, 4, level);
       const std::string blocks = "blocks of " + std::to_string(level.block) + ": ";
+      const double before = total_;
       add(blocks + "kernels' spectra", work.windows);
       add(blocks + "gather", work.gather);
       add(blocks + "transforms", work.transforms);
       add(blocks + "products", work.products, work.flops);
       add(blocks + "add", work.outputs);
+      print(blocks + "launches", 0, 0,
+            level_cost(layouts, kChannels, 4, level, model_) - (total_ - before));
     }
   }
   void add_division(double n) {

@@ -45,8 +45,7 @@ def conv_attention_backward(
     found = differentiate(
         name, [*arrays, grad], wanted.plan(arrays), wanted.scale, wanted.is_causal, gradient
     )
-    grads = (_gpu_calls.delivered(array) for array in found)
-    return next(grads), next(grads), next(grads)
+    return Operands.delivered(found)
 
 
 def output_gradient(name: str, grad_output: Any, arrays: list[DeviceArray]) -> DeviceArray:
